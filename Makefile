@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# `make site` and `make test` set up all they need in .venv; nothing asks a question.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+INVENTORY ?= inventories/local
+# Give more to the tools: make site ARGS='--check --diff', make test ARGS='-k allocate'
+ARGS ?=
+
+export VENV := $(abspath $(VENV))
+# Activate without activating: what tests and playbooks call is found here first.
+export PATH := $(VENV)/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+##@ Run
+
+.PHONY: site
+site: ## Bring up the local environment (INVENTORY=inventories/local, ARGS=...)
+	@.ci/venv site
+	@ansible-playbook -i $(INVENTORY) site.yml $(ARGS)
+
+##@ Check
+
+.PHONY: test
+test: dev ## Unit and integration tests (ARGS='-k allocate -x')
+	@pytest $(ARGS)
+
+.PHONY: lint
+lint: dev ## Ruff, mypy, import-linter, yamllint, ansible-lint, changelog, generated docs
+	@.ci/lint
+
+.PHONY: sanity
+sanity: dev ## ansible-test sanity on a copy of the committed files (ARGS='--python 3.13 --test pep8')
+	@.ci/sanity $(ARGS)
+
+.PHONY: smoke
+smoke: dev ## Build and install the collection, then use it on the oldest and the newest ansible-core
+	@.ci/smoke $(ARGS)
+
+.PHONY: system
+system: dev ## Tests on real systemd hosts and real services; wants root and podman
+	@pytest tests/system $(ARGS)
+
+.PHONY: benchmarks
+benchmarks: dev ## Compare with other tools; prints ratios
+	@.ci/venv benchmarks
+	@pytest tests/benchmarks -s $(ARGS)
+
+##@ Make
+
+.PHONY: docs
+docs: dev ## Write docs/modules/*.md from the modules' documentation
+	@python tests/tools/module_docs.py
+
+.PHONY: format
+format: dev ## Let ruff order imports and lay out code
+	@ruff check --fix --quiet . ; ruff format .
+
+.PHONY: build
+build: dev ## Build the collection's tarball and the wheel into dist/
+	@ansible-galaxy collection build --force --output-path dist
+	@pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+.PHONY: dev
+dev: ## Set up .venv with every development tool
+	@.ci/venv test
+
+.PHONY: clean
+clean: ## Remove .venv, caches and build results; not your state, nor running processes
+	@rm -rf $(VENV) build dist tests/output .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find src plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One host's engine: the store, check commands, supervisors, logs and the fleetd client."""
+
+from __future__ import annotations
