@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real systemd hosts for the tests of this folder; see lab/README.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+
+from tests.system.lab import Host, Lab, why_not
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """An empty lab. Skips where none can run; FLEET_LAB=required (as in CI) makes that a failure."""
+    reason = why_not()
+    if reason and os.environ.get("FLEET_LAB") == "required":
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+    with Lab.start() as lab:
+        yield lab
+
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="module", params=["debian12", "debian13"])
+def host(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Host]:
+    """A systemd host of a test module's own, once with Debian 12 and once with Debian 13."""
+    host = lab.host(f"{request.param}-{next(_numbers)}", request.param)
+    yield host
+    host.stop()
+
+
+@pytest.fixture
+def new_host(lab: Lab) -> Iterator[Callable[[str], Host]]:
+    """A function that starts one more systemd host (debian12 or debian13) for a single test."""
+    hosts: list[Host] = []
+
+    def start(image: str = "debian12") -> Host:
+        hosts.append(lab.host(f"{image}-{next(_numbers)}", image))
+        return hosts[-1]
+
+    yield start
+    for host in hosts:
+        host.stop()
