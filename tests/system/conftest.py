@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
-
 from tests.system.lab import Host, Lab, why_not
 
 

@@ -23,12 +23,12 @@ SUITES = {"debian12": "bookworm", "debian13": "trixie"}
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 # systemd and what logins and user units need; what Ansible and the application need; the services under test.
-PACKAGES = """
-    systemd systemd-sysv dbus dbus-user-session libpam-systemd openssh-server sudo
-    iproute2 iputils-ping nftables procps ca-certificates curl
-    python3 python3-apt python3-venv python3-pip
-    postgresql redis-server nginx-light
-""".split()
+PACKAGES = [
+    *["systemd", "systemd-sysv", "dbus", "dbus-user-session", "libpam-systemd", "openssh-server", "sudo"],
+    *["iproute2", "iputils-ping", "nftables", "procps", "ca-certificates", "curl"],
+    *["python3", "python3-apt", "python3-venv", "python3-pip"],
+    *["postgresql", "redis-server", "nginx-light"],
+]
 
 
 class LabError(Exception):
@@ -137,16 +137,8 @@ def _store_podman() -> list[str]:
     """podman on the shared store; importing needs no namespace of its own."""
     run = cache_folder() / "run"
     options = ["--root", str(store_folder()), "--runroot", str(run), "--tmpdir", str(run / "libpod")]
-    return [
-        "podman",
-        *options,
-        "--storage-driver",
-        "overlay",
-        "--cgroup-manager",
-        "cgroupfs",
-        "--events-backend",
-        "file",
-    ]
+    options += ["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]
+    return ["podman", *options]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from typing import Any
 
 from .images import HERE, LabError, cache_folder, ensure_image, store_folder
 
-CAPABILITIES = "SYS_ADMIN,NET_ADMIN,NET_RAW,SYS_PTRACE,SYS_NICE,AUDIT_WRITE,MKNOD,SYS_CHROOT,DAC_READ_SEARCH,IPC_LOCK"  # no SYS_TIME
+CAPABILITIES = "SYS_ADMIN,NET_ADMIN,NET_RAW,SYS_PTRACE,SYS_NICE,AUDIT_WRITE,MKNOD,SYS_CHROOT,DAC_READ_SEARCH,IPC_LOCK"
 CONTAINERS_CONF = """\
 [containers]
 default_ulimits = ["nofile=20000:20000", "nproc=30000:30000"]
@@ -87,7 +87,7 @@ class Host:
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
-        input: str | None = None,
+        stdin: str | None = None,
         check: bool = True,
         timeout: float = 120,
     ) -> subprocess.CompletedProcess[str]:
@@ -95,12 +95,12 @@ class Host:
 
         `user` gets no session: for `systemctl --user` use `login`.
         """
-        options = ["--interactive"] if input is not None else []
+        options = ["--interactive"] if stdin is not None else []
         options += ["--user", user] if user else []
         options += ["--workdir", cwd] if cwd else []
         options += [word for key, value in (env or {}).items() for word in ("--env", f"{key}={value}")]
         arguments = ["exec", *options, self.name, *command]
-        return self.lab.podman(*arguments, input=input, check=check, timeout=timeout)
+        return self.lab.podman(*arguments, stdin=stdin, check=check, timeout=timeout)
 
     def sh(self, script: str, **options: Any) -> str:
         """Run a shell script (`sh -euc`) and return its standard output without the last newline."""
@@ -144,7 +144,7 @@ class Host:
 
     def write(self, path: str, text: str, mode: str = "0644") -> None:
         quoted = shlex.quote(path)
-        self.run("sh", "-euc", f"cat > {quoted} && chmod {mode} {quoted}", input=text)
+        self.run("sh", "-euc", f"cat > {quoted} && chmod {mode} {quoted}", stdin=text)
 
     def ssh_options(self) -> dict[str, str]:
         """What Ansible needs to reach the host by SSH as root (inventory variables)."""
@@ -293,9 +293,9 @@ class Lab:
         return [*self.enter("net"), *command]
 
     def podman(
-        self, *arguments: str, input: str | None = None, check: bool = True, timeout: float = 120
+        self, *arguments: str, stdin: str | None = None, check: bool = True, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        return self._run(*self.podman_command(), *arguments, input=input, check=check, timeout=timeout)
+        return self._run(*self.podman_command(), *arguments, stdin=stdin, check=check, timeout=timeout)
 
     def podman_command(self) -> list[str]:
         files = {"CONTAINERS_CONF": "containers.conf", "CONTAINERS_STORAGE_CONF": "storage.conf"}
@@ -330,10 +330,10 @@ class Lab:
         return Host(self, name, record.read_text())
 
     def _run(
-        self, *command: str, input: str | None = None, check: bool = True, timeout: float = 120
+        self, *command: str, stdin: str | None = None, check: bool = True, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        stdin = None if input is not None else subprocess.DEVNULL
-        done = subprocess.run(command, input=input, stdin=stdin, capture_output=True, text=True, timeout=timeout)
+        source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+        done = subprocess.run(command, **source, capture_output=True, text=True, timeout=timeout)
         if check and done.returncode != 0:
             shown = command[command.index("podman") :] if "podman" in command else command
             raise LabError(f"{shlex.join(shown)}: exit code {done.returncode}\n{done.stdout}{done.stderr}".rstrip())
