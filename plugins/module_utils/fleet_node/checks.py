@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Asking the host whether values of resources are available: probes in this process, shell checks with a limit each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Callable, Dict, Tuple
+
+if TYPE_CHECKING:
+    from fleet_core.errors import Unavailable
+    from fleet_core.resource_types import ResourceType
+else:
+    try:
+        from ..fleet_core.errors import Unavailable
+        from ..fleet_core.resource_types import ResourceType
+    except ImportError:  # installed as a top-level package
+        from fleet_core.errors import Unavailable
+        from fleet_core.resource_types import ResourceType
+
+CONCURRENCY = 8
+Pair = Tuple[str, str]
+Checker = Callable[[Iterable[Pair], Mapping[str, ResourceType]], Dict[Pair, bool]]
+
+
+def check_values(pairs: Iterable[Pair], types: Mapping[str, ResourceType]) -> dict[Pair, bool]:
+    """Return for each (type, value) whether it is available on this host now.
+
+    Raises Unavailable when a shell check cannot give an answer: not found, not executable, or over its timeout.
+    """
+    pairs = list(pairs)
+    result: dict[Pair, bool] = {}
+    ports: set[int] | None = None
+    shell: list[Pair] = []
+    for pair in pairs:
+        kind, value = types[pair[0]], pair[1]
+        if kind.probe == "tcp":
+            if ports is None:
+                ports = listening_ports()
+            result[pair] = int(value) not in ports if ports else port_is_free(int(value))
+        elif kind.probe == "path":
+            result[pair] = not os.path.lexists(os.path.expanduser(value))
+        elif kind.check:
+            shell.append(pair)
+        else:
+            result[pair] = True
+    if len(shell) == 1:
+        result[shell[0]] = run_check(types[shell[0][0]], shell[0][1])
+    elif shell:
+        with ThreadPoolExecutor(max_workers=CONCURRENCY) as pool:
+            answers = pool.map(lambda pair: run_check(types[pair[0]], pair[1]), shell)
+            result.update(zip(shell, answers))
+    return result
+
+
+def listening_ports() -> set[int] | None:
+    """Return the TCP ports of this network namespace that something listens on; None where /proc does not tell."""
+    ports: set[int] = set()
+    for name in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(name, "rb") as table:
+                next(table)
+                for line in table:
+                    fields = line.split(None, 4)
+                    if fields[3] == b"0A":
+                        ports.add(int(fields[1].rpartition(b":")[2], 16))
+        except FileNotFoundError:
+            if name.endswith("6"):
+                continue
+            return None
+        except (OSError, StopIteration):
+            return None
+    return ports
+
+
+def port_is_free(port: int) -> bool:
+    """Tell whether nothing accepts connections on a port of the loopback addresses."""
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.settimeout(1.0)
+                if probe.connect_ex((address, port)) == 0:
+                    return False
+        except OSError:
+            continue
+    return True
+
+
+def run_check(kind: ResourceType, value: str) -> bool:
+    """Run one shell check and return whether the value is available, as check_means says."""
+    where = f'resource "{kind.name}:{value}": check'
+    try:
+        child = subprocess.Popen(
+            ["/bin/sh", "-c", kind.check_command(value)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise Unavailable(f"{where}: cannot run: {error.strerror}") from error
+    try:
+        _output, errors = child.communicate(timeout=kind.timeout)
+    except subprocess.TimeoutExpired:
+        _kill_group(child)
+        raise Unavailable(f"{where}: expected an answer within {kind.timeout:g} s, found none") from None
+    if child.returncode in (126, 127):
+        lines = errors.decode(errors="replace").strip().splitlines()
+        raise Unavailable(f"{where}: cannot run: {lines[-1] if lines else 'command not found'}")
+    return (child.returncode == 0) == (kind.check_means == "free")
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.communicate()
