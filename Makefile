@@ -6,7 +6,6 @@
 MAKEFLAGS += --no-print-directory
 
 VENV ?= .venv
-BIN := $(VENV)/bin
 INVENTORY ?= inventories/local
 # Give more to the tools: make site ARGS='--check --diff', make test ARGS='-k allocate'
 ARGS ?=
