@@ -28,13 +28,19 @@ def plan(store: Store, requests: Iterable[Request], checker: Checker = check_val
     return _decide(store, tuple(requests), {}, checker)[0]
 
 
-def claim(store: Store, requests: Iterable[Request], checker: Checker = check_values) -> Allocation:
+def claim(
+    store: Store,
+    requests: Iterable[Request],
+    checker: Checker = check_values,
+    known: Mapping[tuple[str, str], bool] | None = None,
+) -> Allocation:
     """Claim all that is asked, or nothing. A lost race is tried again with the next values.
 
+    known: availability that needs no check, by (type, value), such as of files that the owner made itself.
     Raises NotFound (unknown type), InvalidInput, Conflict (held or busy), Exhausted, or Unavailable (a check gave no answer).
     """
     requests = tuple(requests)
-    free: dict[tuple[str, str], bool] = {}
+    free: dict[tuple[str, str], bool] = dict(known or {})
     for _attempt in range(_ATTEMPTS):
         allocation, view = _decide(store, requests, free, checker)
         if not allocation.claimed and not allocation.released:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import sqlite3
@@ -83,8 +84,13 @@ class Store:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
                 raise
-            self.kept_aside = self._keep_aside()
-            return self._connect()
+            with open(self.path.with_name(f"{self.path.name}.lock"), "a", encoding="ascii") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                try:
+                    return self._connect()
+                except sqlite3.DatabaseError:
+                    self.kept_aside = self._keep_aside()
+                    return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
         new = not self.path.exists()

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The face of fleetd: JSON-RPC 2.0, one line a message, on a Unix socket of mode 0600.
+
+Only the user that fleetd runs as, and root, are answered (SO_PEERCRED, unix(7)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from fleet_core.errors import FleetError, InvalidInput, Unavailable
+from fleet_node.client import short_path
+
+LONGEST_MESSAGE = 64 * 1024 * 1024
+_QUEUE = 10_000
+
+Method = Callable[..., Awaitable[Any]]
+
+
+class Server:
+    """Serves methods to any number of clients at once. Requests of one connection are answered as they finish."""
+
+    def __init__(self, path: Path, methods: dict[str, Method], complain: Callable[[str, BaseException | None], None]) -> None:
+        self._path = path
+        self._methods = methods
+        self._complain = complain
+        self._server: asyncio.AbstractServer | None = None
+        self._subscribers: set[asyncio.Queue[bytes]] = set()
+        self._connections: set[asyncio.Task[Any]] = set()
+
+    async def open(self) -> None:
+        """Begin to listen. The caller holds fleetd's lock, so a socket that is there already is a dead one."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+        mask = os.umask(0o177)
+        try:
+            with short_path(self._path) as name:
+                listener.bind(name)
+        except OSError as error:
+            raise Unavailable(f"socket {self._path}: {error.strerror or error}") from error
+        finally:
+            os.umask(mask)
+        listener.listen(256)
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=LONGEST_MESSAGE)
+
+    async def close(self) -> None:
+        """Stop listening and end every connection."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._connections):
+            task.cancel()
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+
+    def publish(self, event: dict[str, Any]) -> None:
+        """Send an event to every subscriber; one that does not read is cut off rather than waited for."""
+        if not self._subscribers:
+            return
+        line = json.dumps({"jsonrpc": "2.0", "method": "event", "params": event}).encode() + b"\n"
+        for queue in list(self._subscribers):
+            try:
+                queue.put_nowait(line)
+            except asyncio.QueueFull:
+                self._subscribers.discard(queue)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        queue: asyncio.Queue[bytes] = asyncio.Queue(_QUEUE)
+        running: set[asyncio.Task[None]] = set()
+        sender = asyncio.create_task(_send(queue, writer))
+        try:
+            if not allowed(writer.get_extra_info("socket")):
+                writer.write(_error(None, Unavailable("fleetd answers only the user that it runs as, and root")))
+                with contextlib.suppress(OSError):
+                    await writer.drain()
+                return
+            while True:
+                try:
+                    line = await reader.readline()
+                except ValueError:
+                    await queue.put(_error(None, InvalidInput(f"a message may be {LONGEST_MESSAGE} bytes long")))
+                    return
+                if not line:
+                    return
+                job = asyncio.create_task(self._answer(line, queue))
+                running.add(job)
+                job.add_done_callback(running.discard)
+        except (ConnectionError, asyncio.CancelledError):
+            return
+        finally:
+            self._subscribers.discard(queue)
+            self._connections.discard(task)
+            if not running:
+                await _drained(queue)
+            sender.cancel()
+            writer.close()
+
+    async def _answer(self, line: bytes, queue: asyncio.Queue[bytes]) -> None:
+        number: Any = None
+        try:
+            number, method, params = _request(line)
+            if method == "events.subscribe":
+                self._subscribers.add(queue)
+                result: Any = {}
+            else:
+                function = self._methods.get(method)
+                if function is None:
+                    await queue.put(_line(number, error={"code": -32601, "message": f'fleetd has no method "{method}"'}))
+                    return
+                result = await function(**params)
+            if number is not None:
+                await queue.put(_line(number, result=result))
+        except FleetError as error:
+            await queue.put(_error(number, error))
+        except TypeError as error:
+            if "argument" not in str(error) or error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                self._complain(f"request failed: {error}", error)
+            await queue.put(_error(number, InvalidInput(f"parameters: {error}")))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._complain(f"request failed: {type(error).__name__}: {error}", error)
+            sentence = FleetError(f"fleetd failed with {type(error).__name__}: {error}; its log has more")
+            await queue.put(_error(number, sentence))
+
+
+def _request(line: bytes) -> tuple[Any, str, dict[str, Any]]:
+    try:
+        message = json.loads(line)
+    except ValueError:
+        raise InvalidInput("expected one JSON-RPC 2.0 request a line, found something else") from None
+    if not isinstance(message, dict) or not isinstance(message.get("method"), str):
+        raise InvalidInput("expected a JSON-RPC 2.0 request with a method")
+    params = message.get("params") or {}
+    if not isinstance(params, dict) or not all(isinstance(key, str) for key in params):
+        raise InvalidInput("expected params as an object of names")
+    return message.get("id"), message["method"], params
+
+
+async def _send(queue: asyncio.Queue[bytes], writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(await queue.get())
+            await writer.drain()
+
+
+async def _drained(queue: asyncio.Queue[bytes]) -> None:
+    for _turn in range(20):
+        if queue.empty():
+            return
+        await asyncio.sleep(0.005)
+
+
+def _line(number: Any, **content: Any) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": number, **content}).encode() + b"\n"
+
+
+def _error(number: Any, error: FleetError) -> bytes:
+    return _line(number, error={"code": error.rpc_code, "message": str(error), "data": {"code": error.code}})
+
+
+def allowed(connection: Any) -> bool:
+    """Tell whether the peer is the user that this process runs as, or root."""
+    if sys.platform != "linux":
+        return True  # the socket's mode 0600 in a folder of mode 0700 is the fence there
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _pid, uid, _gid = struct.unpack("3i", data)
+    return uid in (0, os.geteuid())
