@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write a Markdown page for every module, plugin and role from its own documentation.
+"""Write a Markdown page for every module, plugin and role from its own documentation, and one of the life cycle.
 
 ``make docs`` writes them; ``--check`` only says which are out of date, and is part of ``make lint`` and the tests.
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from fleet_core import lifecycle
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLLECTION = "autovibe.fleet"
@@ -269,7 +269,24 @@ def pages() -> dict[Path, str]:
     for folder, rows in index.items():
         head = [f"# {folder.capitalize()}", "", "Written by `make docs` from their own documentation.", ""]
         found[Path(folder, "README.md")] = "\n".join([*head, "| name | what it does |", "|---|---|", *rows]) + "\n"
+    found[Path("lifecycle.md")] = lifecycle_page()
     return found
+
+
+def lifecycle_page() -> str:
+    lines = [
+        "# The life cycle of a process",
+        "",
+        "Written by `make docs` from the table in `plugins/module_utils/fleet_core/lifecycle.py`. An arrow is an event;",
+        "behind the slash is what it makes fleetd do. An event that has no arrow is an error.",
+        "",
+        *code_block(lifecycle.diagram(), "mermaid"),
+        "| state | event | next state | actions |",
+        "|---|---|---|---|",
+    ]
+    for (state, event), (following, actions) in lifecycle.TABLE.items():
+        lines.append(f"| {state} | `{event}` | {following} | {', '.join(actions)} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -278,11 +295,9 @@ def main() -> int:
     arguments = parser.parse_args()
     docs = REPOSITORY / "docs"
     wanted = pages()
-    existing = {
-        path.relative_to(docs): path.read_text(encoding="utf-8")
-        for folder in set(KINDS.values())
-        for path in (docs / folder).glob("*.md")
-    }
+    generated = [path for folder in set(KINDS.values()) for path in (docs / folder).glob("*.md")]
+    generated += [path for path in [docs / "lifecycle.md"] if path.exists()]
+    existing = {path.relative_to(docs): path.read_text(encoding="utf-8") for path in generated}
     stale = sorted(path for path in wanted.keys() | existing.keys() if wanted.get(path) != existing.get(path))
     if arguments.check:
         for path in stale:
