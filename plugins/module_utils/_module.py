@@ -1,0 +1,59 @@
+# Copyright (c) autovibe contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where modules end: an error becomes fail_json, a Change becomes changed and diff, and check mode is looked at, once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Callable, NamedTuple, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ._arguments import STATE_DIR
+from .fleet_core.changes import Change
+from .fleet_core.errors import FleetError
+
+
+class Result(NamedTuple):
+    """What a module returns: the change, and its values by the names that RETURN documents."""
+
+    change: Change
+    values: Mapping[str, Any]
+
+
+Run = Callable[[Mapping[str, Any]], Result]
+
+
+def fleet_module(options: Mapping[str, Any], **kwargs: Any) -> AnsibleModule:
+    """Return a module with these options and state_dir."""
+    return AnsibleModule(argument_spec={**options, **STATE_DIR}, supports_check_mode=True, **kwargs)
+
+
+def run_change(module: AnsibleModule, plan: Run, apply: Run, params: Mapping[str, Any] | None = None) -> NoReturn:
+    """Plan in check mode, apply otherwise, then exit. Both take the parameters; neither sees the module.
+
+    params: instead of the module's own, which are what it reports as its invocation.
+    """
+    with failures(module):
+        change, values = (plan if module.check_mode else apply)(module.params if params is None else params)
+    if module._diff:
+        values = {**values, "diff": {"before": dict(change.before) or "", "after": dict(change.after) or ""}}
+    module.exit_json(changed=change.changed, actions=list(change.actions), **values)
+
+
+def run_info(module: AnsibleModule, read: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> NoReturn:
+    """Read, then exit. read takes the parameters and returns what RETURN documents."""
+    with failures(module):
+        values = read(module.params)
+    module.exit_json(changed=False, **values)
+
+
+@contextlib.contextmanager
+def failures(module: AnsibleModule) -> Iterator[None]:
+    """Turn an error of the fleet into the failure of the task."""
+    try:
+        yield
+    except FleetError as error:
+        module.fail_json(msg=error.message, code=error.code)
