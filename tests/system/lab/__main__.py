@@ -8,8 +8,9 @@ import json
 import os
 import sys
 
-from .images import SUITES, LabError, ensure_image
+from .images import HERE, SUITES, LabError, ensure_image
 from .lab import Lab, labs_folder, sweep
+from .wheels import wheelhouse
 
 
 def main() -> int:
@@ -19,7 +20,9 @@ def main() -> int:
     image = commands.add_parser("image", help="build host images that are not built yet")
     image.add_argument("names", nargs="*", choices=[*SUITES, []], metavar="|".join(SUITES))
 
-    start = commands.add_parser("start", help="start a lab with hosts; prints Ansible inventory variables")
+    commands.add_parser("wheelhouse", help="fetch the wheels that hosts need; prints their folder")
+
+    start = commands.add_parser("start", help="start a lab, or hosts that it lacks; prints Ansible inventory variables")
     start.add_argument("lab")
     start.add_argument("hosts", nargs="+", metavar="NAME=IMAGE", help="for example one=debian12")
 
@@ -31,6 +34,10 @@ def main() -> int:
     copy = commands.add_parser("copy", help="copy a file or folder to a host")
     for name in ("lab", "host", "source", "target"):
         copy.add_argument(name)
+
+    connect = commands.add_parser("connect", help="ssh's ProxyCommand: standard input and output to a host's port")
+    for name in ("lab", "host", "port"):
+        connect.add_argument(name)
 
     stop = commands.add_parser("stop", help="stop a lab and all its hosts; fine if it does not run")
     stop.add_argument("lab")
@@ -49,17 +56,19 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "image":
         for name in options.names or SUITES:
             print(ensure_image(name).reference)
+    elif options.command == "wheelhouse":
+        print(wheelhouse())
     elif options.command == "start":
         wanted = dict(host.split("=", 1) for host in options.hosts)
-        lab = Lab.start(options.lab, tied=False)
-        try:
-            hosts = [lab.host(name, image, boot=False) for name, image in wanted.items()]
-            for host in hosts:
-                host.boot()
-            print(json.dumps({host.name: host.ssh_options() for host in hosts}, indent=2))
-        except BaseException:
-            lab.stop()
-            raise
+        lab = Lab.find_or_start(options.lab)
+        hosts = [lab.find_or_start_host(name, image) for name, image in wanted.items()]
+        for host in hosts:
+            host.boot()
+        print(json.dumps({host.name: host.ssh_options() for host in hosts}, indent=2))
+    elif options.command == "connect":
+        lab = Lab.find(options.lab)
+        command = lab.wrap(sys.executable, str(HERE / "connect.py"), lab.get(options.host).address, options.port)
+        os.execvp(command[0], command)
     elif options.command == "exec":
         argv = options.argv[1:] if options.argv[:1] == ["--"] else options.argv
         terminal = ["--interactive", *(["--tty"] if sys.stdin.isatty() else [])]

@@ -78,8 +78,11 @@ class Host:
 
     @property
     def address(self) -> str:
-        found = self.lab.podman("inspect", "--format", "{{json .NetworkSettings.Networks}}", self.name).stdout
-        return str(json.loads(found)[NETWORK]["IPAddress"])
+        record = self.lab.folder / f"{self.name}.address"  # the same for as long as the host lives, reboots included
+        if not record.exists():
+            found = self.lab.podman("inspect", "--format", "{{json .NetworkSettings.Networks}}", self.name).stdout
+            record.write_text(json.loads(found)[NETWORK]["IPAddress"])
+        return record.read_text()
 
     def run(
         self,
@@ -148,7 +151,7 @@ class Host:
 
     def ssh_options(self) -> dict[str, str]:
         """What Ansible needs to reach the host by SSH as root (inventory variables)."""
-        proxy = shlex.join([*self.lab.enter("net"), sys.executable, str(HERE / "connect.py"), "%h", "%p"])
+        proxy = shlex.join(self.lab.wrap(sys.executable, str(HERE / "connect.py"), "%h", "%p"))
         options = [
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
@@ -166,6 +169,8 @@ class Host:
     def stop(self) -> None:
         """Remove the host and its data."""
         self.lab.podman("rm", "--force", "--time", "5", "--volumes", self.name)
+        for record in ("host", "address"):
+            (self.lab.folder / f"{self.name}.{record}").unlink(missing_ok=True)
 
     def restart(self, timeout: float = 30) -> None:
         """Reboot: systemd stops all services, the host boots again with its files."""
@@ -213,6 +218,9 @@ class Lab:
             try:
                 folder.mkdir(mode=0o700)
             except FileExistsError:
+                if _keeper_pid(folder) is None:
+                    _remove(folder)
+                    return cls.start(name, tied)
                 raise LabError(f'lab "{name}" is already running') from None
         for file, text in (("containers.conf", CONTAINERS_CONF), ("storage.conf", STORAGE_CONF)):
             (folder / file).write_text(text.format(folder=folder, store=store_folder()))
@@ -234,6 +242,17 @@ class Lab:
         if pid is None:
             raise LabError(f'no lab "{name}" is running')
         return cls(folder, pid)
+
+    @classmethod
+    def find_or_start(cls, name: str) -> Lab:
+        """The running lab of that name, started if need be."""
+        running = _keeper_pid(labs_folder() / name) is not None
+        return cls.find(name) if running else cls.start(name, tied=False)
+
+    def find_or_start_host(self, name: str, image: str) -> Host:
+        """The host of that name, started if need be; call `Host.boot` on it."""
+        known = (self.folder / f"{name}.host").exists()
+        return self.get(name) if known else self.host(name, image, boot=False)
 
     def _start_keeper(self, tied: bool) -> None:
         cgroup = _cgroup(self.folder)
