@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the README promises, as a newcomer lives it: a fresh clone, an empty home, `make site`, and again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.requirements import REPOSITORY, require_tool
+
+NOBODY = 65534
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """Somebody who has a clone, a home and nothing else."""
+
+    name: str
+    folder: Path
+    user: int | None
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @property
+    def checkout(self) -> Path:
+        return self.folder / "fleet"
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            "NO_COLOR": "1",
+            "ANSIBLE_NOCOLOR": "1",
+            "PATH": f"{self.home / '.local' / 'bin'}:{SEARCH_PATH if self.user else os.environ['PATH']}",
+            # Root's own state folder is one for the whole machine, and not a test's to use.
+            "FLEET_STATE_DIR": str(self.folder / "state"),
+        }
+        # The machine's own pip settings are its way to the package index.
+        environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+        if self.user is None and "PYENV_ROOT" in os.environ:
+            environment["PYENV_ROOT"] = os.environ["PYENV_ROOT"]
+        return subprocess.run(
+            command,
+            cwd=self.checkout,
+            env=environment,
+            user=self.user,
+            group=self.user,
+            extra_groups=[] if self.user else None,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def succeed(self, *command: str) -> str:
+        done = self.run(*command)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module", params=["as you", "without root"])
+def newcomer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
+    require_tool("git", "to clone as a newcomer does")
+    require_tool("make", "to run `make site`")
+    user = None
+    if request.param == "without root":
+        if os.geteuid() != 0:
+            pytest.skip("you are not root: the other one is this one")
+        user = NOBODY
+    # Not below pytest's own folder, which other users cannot enter; and short, for the socket's name.
+    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/newcomer.XXXXXX"], text=True).strip())
+    person = Newcomer(request.param, folder, user)
+    try:
+        subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(person.checkout)], check=True)
+        person.home.mkdir()
+        if user is not None:
+            folder.chmod(0o755)
+            subprocess.run(["chown", "-R", f"{user}:{user}", str(folder)], check=True)
+        yield person
+    finally:
+        fleet = person.home / ".local" / "bin" / "fleet"
+        if fleet.exists():
+            person.run(str(fleet), "kill-all", "--yes")
+            person.run(str(fleet), "daemon", "stop")
+        subprocess.run(["rm", "-rf", str(folder)], check=False)
+
+
+def recap(output: str) -> dict[str, int]:
+    """The counts of the one host in the play recap."""
+    found = re.search(r"^localhost\s+: (.*)$", output, re.MULTILINE)
+    assert found is not None, output
+    return {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", found[1])}
+
+
+@pytest.mark.timeout(900)
+def test_make_site_brings_a_fresh_machine_to_a_running_project(newcomer: Newcomer) -> None:
+    output = newcomer.succeed("make", "site")
+    counts = recap(output)
+    assert counts["failed"] == counts["unreachable"] == 0
+    assert counts["changed"] > 0
+
+    listed = json.loads(newcomer.succeed("fleet", "ps", "--json"))
+    states = {process["name"]: process["status"] for process in listed["processes"]}
+    assert states
+    assert set(states.values()) == {"running"}
+
+    urls = set(re.findall(r"http://127\.0\.0\.1:\d+\S*", output))
+    assert urls, "the closing table names no URL"
+    for url in urls:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert answer.status == 200, url
+
+
+@pytest.mark.timeout(900)
+def test_second_make_site_changes_nothing(newcomer: Newcomer) -> None:
+    before = json.loads(newcomer.succeed("fleet", "ps", "--json"))
+    counts = recap(newcomer.succeed("make", "site"))
+    assert counts["changed"] == counts["failed"] == 0
+    after = json.loads(newcomer.succeed("fleet", "ps", "--json"))
+    assert [process["pid"] for process in after["processes"]] == [process["pid"] for process in before["processes"]]
+
+
+def test_newcomer_uses_the_newest_python_it_can_run(newcomer: Newcomer) -> None:
+    found = newcomer.succeed(".ci/python").strip()
+    version = newcomer.succeed(found, "-c", "import sys; print(sys.version_info[:2] >= (3, 11))")
+    assert version.strip() == "True"
+    assert newcomer.succeed(".venv/bin/python", "-c", "import sys; print(sys.base_prefix)").strip() != sys.prefix
