@@ -123,8 +123,10 @@ class Host:
         return self.run(*command, user=user, env=env, cwd=options.pop("cwd", home), **options)
 
     def add_user(self, user: str, linger: bool = True) -> None:
-        """Create a user; with `linger` its systemd user manager runs when this returns."""
+        """Create a user whom ssh lets in; with `linger` its systemd user manager runs when this returns."""
         self.run("useradd", "--create-home", "--shell", "/bin/bash", user)
+        self.sh(f"install -d -m 0700 -o {user} -g {user} ~{user}/.ssh")
+        self.sh(f"install -m 0600 -o {user} -g {user} ~/.ssh/authorized_keys ~{user}/.ssh/")
         if linger:
             self.run("loginctl", "enable-linger", user)
             uid = self.run("id", "--user", user).stdout.strip()
