@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,8 @@ else:
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import Unavailable
         from fleet_core.resource_types import ResourceType
+
+from . import procfs
 
 CONCURRENCY = 8
 Pair = Tuple[str, str]
@@ -40,8 +41,8 @@ def check_values(pairs: Iterable[Pair], types: Mapping[str, ResourceType]) -> di
         kind, value = types[pair[0]], pair[1]
         if kind.probe == "tcp":
             if ports is None:
-                ports = listening_ports()
-            result[pair] = int(value) not in ports if ports else port_is_free(int(value))
+                ports = procfs.listening_ports()
+            result[pair] = int(value) not in ports
         elif kind.probe == "path":
             result[pair] = not os.path.lexists(os.path.expanduser(value))
         elif kind.check:
@@ -55,39 +56,6 @@ def check_values(pairs: Iterable[Pair], types: Mapping[str, ResourceType]) -> di
             answers = pool.map(lambda pair: run_check(types[pair[0]], pair[1]), shell)
             result.update(zip(shell, answers))
     return result
-
-
-def listening_ports() -> set[int] | None:
-    """Return the TCP ports of this network namespace that something listens on; None where /proc does not tell."""
-    ports: set[int] = set()
-    for name in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            with open(name, "rb") as table:
-                next(table)
-                for line in table:
-                    fields = line.split(None, 4)
-                    if fields[3] == b"0A":
-                        ports.add(int(fields[1].rpartition(b":")[2], 16))
-        except FileNotFoundError:
-            if name.endswith("6"):
-                continue
-            return None
-        except (OSError, StopIteration):
-            return None
-    return ports
-
-
-def port_is_free(port: int) -> bool:
-    """Tell whether nothing accepts connections on a port of the loopback addresses."""
-    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.settimeout(1.0)
-                if probe.connect_ex((address, port)) == 0:
-                    return False
-        except OSError:
-            continue
-    return True
 
 
 def run_check(kind: ResourceType, value: str) -> bool:

@@ -128,7 +128,7 @@ class Native:
                     **options,
                 )
         except FileNotFoundError:
-            raise ProcessFailed(f'{where}: program "{argv[0]}" was not found in {environ.get("PATH", "an empty PATH")}') from None
+            raise ProcessFailed(f'{where}: program "{argv[0]}" was not found in PATH') from None
         except PermissionError as error:
             raise ProcessFailed(f'{where}: "{error.filename or argv[0]}" may not be executed: {error.strerror}') from None
         except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -332,7 +332,7 @@ def find_program(where: str, program: str, environ: Mapping[str, str], folder: s
     path = os.path.join(folder, program) if "/" in program else program
     found = shutil.which(path, path=environ.get("PATH"))
     if found is None:
-        raise ProcessFailed(f'{where}: program "{program}" was not found in {environ.get("PATH", "an empty PATH")}')
+        raise ProcessFailed(f'{where}: program "{program}" was not found in PATH')
     return found
 
 

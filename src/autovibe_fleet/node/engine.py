@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fleet_core import lifecycle as life
@@ -33,7 +32,7 @@ from fleet_node import resources
 from fleet_node.store import Store
 from fleet_node.supervisor import Job, Observation, Supervisor
 
-from .health import HealthChecks
+from .monitoring import HealthChecks
 from .output import Output
 
 SETTLE = 0.2  # seconds that a process without any check must live before its start counts as done
@@ -47,7 +46,7 @@ class Managed:
 
     __slots__ = (
         "spec", "status", "launch", "folder", "restart_times", "attempt", "launched", "spawning", "relaunch",
-        "restart_timer", "kill_timer", "ready_task", "waiting", "crashes", "was_ready", "late",
+        "restart_timer", "kill_timer", "ready_task", "waiting", "crashes", "was_ready", "late", "give_up",
     )  # fmt: skip
 
     def __init__(self, spec: ProcessSpec, status: ProcessStatus) -> None:
@@ -67,6 +66,7 @@ class Managed:
         self.crashes = 0
         self.was_ready = False
         self.late = ""
+        self.give_up = False
 
     @property
     def id(self) -> str:
@@ -331,7 +331,7 @@ class Engine:
                 m = self.processes[ident]
                 if m.status.state == life.STOPPING:
                     await self._until(lambda m=m: m.status.state != life.STOPPING, time.monotonic() + m.spec.stop_timeout + 10)  # type: ignore[misc]
-                if m.status.state in life.WANTED and m.status.state != life.BACKOFF:
+                if m.status.state in life.WANTED and not (again and m.status.state == life.BACKOFF):
                     continue
                 if m.completed and not (again and ident in ids):
                     continue
@@ -342,9 +342,9 @@ class Engine:
             claimed = await self._claim(todo)
             now = time.time()
             for m in todo:
-                m.restart_times, m.attempt, m.crashes, m.relaunch, m.late = [], 0, 0, False, ""
-                if m.status.state == life.BACKOFF:
-                    self._do_cancel_restart(m)
+                life.step(m.status.state, life.START)
+                self._cancel_timers(m)
+                m.restart_times, m.attempt, m.crashes, m.relaunch, m.late, m.give_up = [], 0, 0, False, "", False
                 m.status = m.status.evolve(
                     state=life.STARTING, desired="running", driver=self.supervisor.name, pid=0, pid_start=0,
                     launch=secrets.token_hex(8), claimed=claimed[m.id], started=0.0, ended=0.0, restarts=0, exit_code=None,
@@ -623,9 +623,9 @@ class Engine:
             self._event(m, life.RETRY, pid=0, pid_start=0, restarts=m.status.restarts + 1)
 
     def _do_cancel_restart(self, m: Managed) -> None:
-        if m.restart_timer is not None:
-            m.restart_timer.cancel()
-            m.restart_timer = None
+        self._cancel_timers(m)
+        if self.supervisor.restarts:
+            self._task(self._call(self.supervisor.terminate, m.spec, m.status))
 
     def _do_release(self, m: Managed) -> None:
         self._cancel_timers(m)
@@ -633,7 +633,9 @@ class Engine:
 
     def _cancel_timers(self, m: Managed) -> None:
         self.health.forget(m.id)
-        self._do_cancel_restart(m)
+        if m.restart_timer is not None:
+            m.restart_timer.cancel()
+            m.restart_timer = None
         if m.kill_timer is not None:
             m.kill_timer.cancel()
             m.kill_timer = None
@@ -659,7 +661,9 @@ class Engine:
         if m.status.state == life.STOPPING:
             self._event(m, life.GONE, **changes)
             return
-        if m.relaunch and policy.policy != "never":
+        if m.give_up:
+            back = False
+        elif m.relaunch and policy.policy != "never":
             back = True
         elif self.supervisor.restarts:
             back = False
@@ -787,10 +791,11 @@ class Engine:
         fresh = set(started)
         while True:
             verdicts = {ident: self._verdict(self.processes[ident], ident in fresh) for ident in ids if ident in self.processes}
-            failed = [text for text in verdicts.values() if isinstance(text, str)]
+            failed = {ident: text for ident, text in verdicts.items() if isinstance(text, str)}
             if failed:
+                await self._give_up([self.processes[ident] for ident in failed if ident in fresh])
                 more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-                raise ProcessFailed(failed[0] + more)
+                raise ProcessFailed(next(iter(failed.values())) + more)
             open_ones = {ident: wait for ident, wait in verdicts.items() if wait}
             if not open_ones:
                 return
@@ -801,6 +806,19 @@ class Engine:
                 why = f"waits for {m.waiting}" if m.waiting else m.status.error or f"is {m.status.state}"
                 raise TimedOut(f'process "{ident}": not up in time: {why}')
             await self._changed(min(left, *(wait for wait in open_ones.values() if isinstance(wait, float))))
+
+    async def _give_up(self, failed: Sequence[Managed]) -> None:
+        """End the restarts of processes that never came up since they were asked for, so that their claims go back."""
+        for m in failed:
+            if m.was_ready and m.launch is not None and (m.launch.readiness or m.launch.health):
+                continue
+            m.give_up = True
+            if m.status.state == life.BACKOFF:
+                self._event(m, life.EXITED_FAILED)
+        self.flush()
+        still = [m for m in failed if m.give_up and m.status.state in life.ALIVE]
+        limit = max([0.0, *(m.spec.stop_timeout + 5 for m in still)])
+        await self._until(lambda: all(m.status.state not in life.ALIVE for m in still), time.monotonic() + limit)
 
     def _verdict(self, m: Managed, fresh: bool) -> float | str:
         """Return 0.0 for a process that is up, seconds to look again after, or the sentence that says how it failed."""
@@ -813,8 +831,8 @@ class Engine:
             return max(0.01, SETTLE - age) if fresh and unchecked and age < SETTLE else 0.0
         if status.state in (life.ERROR, life.STOPPED, life.STOPPING):
             return status.error or f'process "{m.id}": {status.state}; {ended_text(status.exit_code)}'
-        if m.late or m.crashes >= CRASHES:
-            return f"{status.error}; it is being restarted"
+        if m.late or (m.crashes >= CRASHES and status.state == life.BACKOFF):
+            return status.error
         return 5.0
 
     async def _changed(self, seconds: float) -> None:
@@ -978,10 +996,3 @@ def _check_dependencies(specs: Mapping[str, ProcessSpec], ids: Iterable[str]) ->
             reached[ident] = graph[ident]
             waiting.extend(graph[ident])
     start_order({**reached, **{name: [] for needs in reached.values() for name in needs if name in graph and name not in reached}})
-
-
-def log_file(spec: ProcessSpec, project_dir: str, state_folder: Path) -> Path:
-    """Return where the log of a process lies."""
-    if project_dir:
-        return Path(project_dir) / ".runcept" / "logs" / f"{spec.name}.log"
-    return state_folder / "logs" / f"{spec.id.replace('/', '%2F')}.log"

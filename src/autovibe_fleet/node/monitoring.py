@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The health checks of the running processes, on their intervals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fleet_core.health import HealthCheck, HttpTarget, parse_url
+from fleet_core.process_status import ProcessStatus
+from fleet_core.processes import Launch
+
+
+@dataclass(frozen=True)
+class Result:
+    ok: bool
+    message: str
+
+
+class HealthChecks:
+    """Asks each watched process on its interval and reports when the verdict is reached."""
+
+    def __init__(self, verdict: Callable[[str, bool, str], None]) -> None:
+        self._verdict = verdict
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def watch(self, ident: str, check: HealthCheck, launch: Launch, folder: str, status: ProcessStatus) -> None:
+        self.forget(ident)
+        self._tasks[ident] = asyncio.get_running_loop().create_task(self._loop(ident, check, launch, folder, status))
+
+    def forget(self, ident: str) -> None:
+        task = self._tasks.pop(ident, None)
+        if task is not None:
+            task.cancel()
+
+    def close(self) -> None:
+        for ident in list(self._tasks):
+            self.forget(ident)
+
+    async def _loop(self, ident: str, check: HealthCheck, launch: Launch, folder: str, status: ProcessStatus) -> None:
+        failed = 0
+        while True:
+            await asyncio.sleep(check.interval)
+            result = await self.ask(check, launch, folder, status)
+            failed = 0 if result.ok else failed + 1
+            if result.ok or failed == check.retries:
+                asyncio.get_running_loop().call_soon(self._verdict, ident, result.ok, result.message)
+
+    async def ask(self, check: HealthCheck, launch: Launch, folder: str, status: ProcessStatus) -> Result:
+        target = parse_url("check", check.url)
+        try:
+            if isinstance(target, str):
+                code, output = await self.run(["/bin/sh", "-c", target], dict(launch.env), folder, check.timeout)
+                return Result(code == 0, f"{check.url}: exit code {code}")
+            host, port = (target.host, target.port) if isinstance(target, HttpTarget) else target
+            reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), check.timeout)
+            with contextlib.closing(writer):
+                if not isinstance(target, HttpTarget):
+                    return Result(True, "")
+                writer.write(f"GET {target.target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                line = await asyncio.wait_for(reader.readline(), check.timeout)
+                found = line.split()[1].decode() if len(line.split()) > 1 else "nothing"
+                return Result(found[:1] in ("2", "3"), f"{check.url}: expected 2xx or 3xx, found {found}")
+        except (OSError, asyncio.TimeoutError) as error:
+            return Result(False, f"{check.url}: {error}")
+
+    async def run(self, argv: Sequence[str], env: Mapping[str, str], folder: str, timeout: float) -> tuple[int, str]:
+        import os
+        import subprocess
+
+        def work() -> Any:
+            return subprocess.run(argv, env={**os.environ, **env}, cwd=folder, timeout=timeout, capture_output=True, text=True)
+
+        done = await asyncio.to_thread(work)
+        return done.returncode, done.stdout + done.stderr
