@@ -1,7 +1,7 @@
 # Copyright (c) autovibe contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where modules end: an error becomes fail_json, a Change becomes changed and diff, and check mode is looked at, once."""
+"""Where modules end: errors become fail_json, a Change becomes changed and diff, check mode is looked at once."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ _SHORTEST = 6
 def take_secrets(module: AnsibleModule, option: str) -> dict[str, Any]:
     """Return the module's parameters; what the module itself keeps, and reports as its invocation, has no secrets.
 
-    option: the list whose items have env and vars. Both are no_log options, so that nothing of them gets into the host's
-    system log. In results only those values are hidden whose name looks like a secret's: a plain DEBUG=1 must not blank
-    every "1".
+    option: the list whose items have env and vars. Both are no_log options, so that nothing of them gets into the
+    host's system log. In results only those values are hidden whose name looks like a secret's: a plain DEBUG=1 must
+    not blank every "1".
     """
     params = dict(module.params)
     items: Iterable[Mapping[str, Any]] = params.get(option) or ()

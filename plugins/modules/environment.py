@@ -11,9 +11,10 @@ module: environment
 short_description: Activate and deactivate environments of projects
 version_added: 0.1.0
 description:
-  - An environment is the set of processes that a project declares in its file C(.runcept.toml), with their dependencies,
-    health checks and an inactivity timeout.
-  - Activating it starts the processes in the order of their dependencies; deactivating it stops them in the reverse order.
+  - An environment is the set of processes that a project declares in its file C(.runcept.toml), with their
+    dependencies, health checks and an inactivity timeout.
+  - Activating it starts the processes in the order of their dependencies. Deactivating it stops them in the reverse
+    order.
 extends_documentation_fragment:
   - autovibe.fleet.fleet
   - autovibe.fleet.fleet.change

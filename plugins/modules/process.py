@@ -11,9 +11,10 @@ module: process
 short_description: Run supervised processes
 version_added: 0.1.0
 description:
-  - Declares, starts, stops, restarts and removes processes that fleetd supervises - with claimed resources, readiness and
-    health checks, restart policies, dependencies and limits.
-  - All processes of a task are handled in one call, in the order of their dependencies. This is much faster than a loop.
+  - Declares, starts, stops, restarts and removes processes that fleetd supervises - with claimed resources, readiness
+    and health checks, restart policies, dependencies and limits.
+  - All processes of a task are handled in one call, in the order of their dependencies, which is much faster than a
+    loop.
 extends_documentation_fragment:
   - autovibe.fleet.fleet
   - autovibe.fleet.fleet.change

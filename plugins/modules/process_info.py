@@ -37,7 +37,7 @@ EXAMPLES = r"""
 
 - name: Show what does not run as it should
   ansible.builtin.debug:
-    msg: "{{ found.processes | selectattr('desired', 'equalto', 'running') | rejectattr('status', 'equalto', 'running') }}"
+    msg: "{{ found.processes | selectattr('status', 'in', ['error', 'backoff', 'unhealthy']) | map(attribute='id') }}"
 
 - name: Set the processes as facts of the host
   autovibe.fleet.process_info:

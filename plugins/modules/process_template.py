@@ -11,7 +11,8 @@ module: process_template
 short_description: Define templates of processes
 version_added: 0.1.0
 description:
-  - A template holds the fields that many processes share - a command with variables, the resources to claim, checks, limits.
+  - A template holds the fields that many processes share - a command with variables, the resources to claim, checks,
+    limits.
   - A process is made from it with M(autovibe.fleet.process), or with C(fleet start TEMPLATE NAME --variable=value).
   - A process keeps the fields with which it was declared when its template changes or goes.
   - Does not need fleetd.

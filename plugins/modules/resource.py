@@ -11,8 +11,8 @@ module: resource
 short_description: Claim and release resources
 version_added: 0.1.0
 description:
-  - Claims ports, paths, GPUs and whatever else has a type, for owners. A value has one owner at a time on a host, however
-    many callers ask at once.
+  - Claims ports, paths, GPUs and whatever else has a type, for owners. A value has one owner at a time on a host,
+    however many callers ask at once.
   - An owner that asks again keeps its values. All the claims of one task are made, or none.
   - Processes claim what they need themselves; see M(autovibe.fleet.process).
   - Does not need fleetd.
@@ -41,7 +41,8 @@ options:
         description:
           - Each is a type such as V(tcpport), which takes the next free value of a counter, a type with a value such as
             V(tcpport:8080), or a mapping with C(type), C(name) and C(value).
-          - An owner knows a claim by its name, which is the type unless it is given. Two claims of one type need two names.
+          - An owner knows a claim by its name, which is the type unless it is given. Two claims of one type need two
+            names.
         type: list
         elements: raw
   exclusive:

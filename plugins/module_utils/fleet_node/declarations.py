@@ -62,7 +62,8 @@ class TemplatesPlan:
 def plan_types(store: Store, items: Iterable[Mapping[str, Any]], present: bool = True) -> TypesPlan:
     """Return what makes the types present as given, or absent.
 
-    Keys that an item does not give stay as they are in a type that exists; a check replaces a probe and the other way round.
+    Keys that an item does not give stay as they are in a type that exists. A check replaces a probe, and the other way
+    round.
     Raises Conflict when claimed values would lose their type, or the space in which they are unique.
     """
     known = store.types()
@@ -100,7 +101,8 @@ def _refuse_claimed(store: Store, names: set[str]) -> None:
         first = claims[0]
         count = sum(claim.type == first.type for claim in claims)
         raise Conflict(
-            f'resource type "{first.type}": {count} of its values are claimed ("{first}" by "{first.owner}"); release them first'
+            f'resource type "{first.type}": {count} of its values are claimed ("{first}" by "{first.owner}");'
+            " release them first"
         )
 
 
