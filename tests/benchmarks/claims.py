@@ -78,7 +78,9 @@ def best(measure: Callable[[Path], float], rounds: int) -> float:
 def main() -> None:
     """Print the three times and the two ratios."""
     mine, loop, plan = best(ours, 7), best(bare, 7), best(planned, 1)
-    print(f"claims: ours {mine * 1000:.1f} ms, bare SQLite loop {loop * 1000:.1f} ms, the plan's way {plan * 1000:.0f} ms")
+    print(
+        f"claims: ours {mine * 1000:.1f} ms, bare SQLite loop {loop * 1000:.1f} ms, the plan's way {plan * 1000:.0f} ms"
+    )
     print(f"claims: ratio plan/ours {plan / mine:.0f} (goal: at least 50)")
     print(f"claims: ratio ours/bare {mine / loop:.2f} (goal: at most 3)")
 

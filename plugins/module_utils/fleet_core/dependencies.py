@@ -69,7 +69,9 @@ def start_order(graph: Mapping[str, Sequence[str]]) -> list[str]:
                 stack.append((name, position + 1))
                 needed = graph[name][position]
                 if needed not in graph:
-                    raise InvalidInput(f'process "{name}": depends on "{needed}", which does not exist{nearest(needed, graph)}')
+                    raise InvalidInput(
+                        f'process "{name}": depends on "{needed}", which does not exist{nearest(needed, graph)}'
+                    )
                 if state.get(needed) == 1:
                     circle = " -> ".join((*path[path.index(needed) :], needed))
                     raise InvalidInput(f"processes depend on each other in a cycle: {circle}")

@@ -27,7 +27,9 @@ def counters_in(text: str, counters: Collection[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(token.group(2) for token in _TOKEN.finditer(text) if token.group(2) in counters))
 
 
-def resolve_variables(variables: Mapping[str, str], known: Mapping[str, str], where: str = "variables") -> dict[str, str]:
+def resolve_variables(
+    variables: Mapping[str, str], known: Mapping[str, str], where: str = "variables"
+) -> dict[str, str]:
     """Return the variables with the ${references} between them replaced, and the known values.
 
     known: values that are final already, such as claimed resources. They win over variables of the same name.
@@ -52,7 +54,9 @@ def resolve_variables(variables: Mapping[str, str], known: Mapping[str, str], wh
     return done
 
 
-def interpolate(text: str, values: Mapping[str, str], counters: Mapping[str, str] | None = None, where: str = "text") -> str:
+def interpolate(
+    text: str, values: Mapping[str, str], counters: Mapping[str, str] | None = None, where: str = "text"
+) -> str:
     """Return text with ${name} and %counter replaced, %% as a percent sign and $${ as ${.
 
     values: the variables. counters: claimed value of each counter type that text may name.

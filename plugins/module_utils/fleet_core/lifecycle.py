@@ -69,7 +69,9 @@ def step(state: str, event: str) -> tuple[str, tuple[str, ...]]:
         return TABLE[(state, event)]
     except KeyError:
         allowed = sorted(other for known, other in TABLE if known == state)
-        raise ImpossibleEvent(f'a process that is {state} cannot take "{event}": expected one of {", ".join(allowed)}') from None
+        raise ImpossibleEvent(
+            f'a process that is {state} cannot take "{event}": expected one of {", ".join(allowed)}'
+        ) from None
 
 
 def diagram() -> str:

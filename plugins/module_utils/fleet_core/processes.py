@@ -169,7 +169,8 @@ def process_spec(data: Mapping[str, Any], base: Mapping[str, Any] | None = None)
         for key in ("stop_timeout", "start_timeout")
     }
     checks = {
-        key: health_check(f"{where}: {key}", merged[key]) if merged.get(key) else None for key in ("readiness", "health")
+        key: health_check(f"{where}: {key}", merged[key]) if merged.get(key) else None
+        for key in ("readiness", "health")
     }
     return ProcessSpec(
         id=ident,

@@ -116,7 +116,9 @@ def resource_type(data: Mapping[str, Any]) -> ResourceType:
 DEFAULTS: tuple[ResourceType, ...] = (
     ResourceType("tcpport", probe="tcp", counter=True, start=3000, end=9999, description="A TCP port of this host"),
     ResourceType("vncport", probe="tcp", counter=True, start=5900, end=5999, description="A port for a VNC display"),
-    ResourceType("serialport", probe="tcp", counter=True, start=9600, end=9699, description="A port for a serial console"),
+    ResourceType(
+        "serialport", probe="tcp", counter=True, start=9600, end=9699, description="A port for a serial console"
+    ),
     ResourceType("dbfile", probe="path", description="A database file that does not exist yet"),
     ResourceType("socket", probe="path", description="A Unix socket that does not exist yet"),
     ResourceType("datadir", description="A data directory, claimed by one owner"),

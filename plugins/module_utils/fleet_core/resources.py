@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from .errors import Conflict, Exhausted, InvalidInput, NotFound
 from .names import check_keys, describe, nearest

@@ -61,7 +61,9 @@ def restart_policy(where: str, data: object) -> RestartPolicy:
     if not 0 <= jitter <= 1:
         raise InvalidInput(f"{where}: expected a jitter from 0 to 1, found {data.get('jitter')!r}")
     burst = as_int(f"{where}: burst", data.get("burst") if data.get("burst") is not None else default.burst, 0, 10**6)
-    return RestartPolicy(str(policy), seconds["delay"], max(seconds["delay"], seconds["max_delay"]), jitter, burst, seconds["window"])
+    return RestartPolicy(
+        str(policy), seconds["delay"], max(seconds["delay"], seconds["max_delay"]), jitter, burst, seconds["window"]
+    )
 
 
 def wants_restart(policy: RestartPolicy, exit_code: int | None) -> bool:

@@ -68,8 +68,11 @@ class Client:
         return answer.get("result")
 
     def stream(self, method: str, **params: Any) -> Iterator[dict[str, Any]]:
-        """Subscribe, then yield the parameters of every notification until the connection ends."""
+        """Subscribe now, and return the parameters of every notification from then on until the connection ends."""
         self.call(method, **params)
+        return self._notifications()
+
+    def _notifications(self) -> Iterator[dict[str, Any]]:
         while True:
             message = self._receive(None)
             if "method" in message:
@@ -94,7 +97,9 @@ class Client:
         except OSError as error:
             self.close()
             if fresh:
-                raise Unavailable(f"fleetd on {paths.socket(self.folder)}: closed the connection: {error.strerror}") from error
+                raise Unavailable(
+                    f"fleetd on {paths.socket(self.folder)}: closed the connection: {error.strerror}"
+                ) from error
             self._connect(wait).sendall(line)
         return self._count
 
@@ -136,7 +141,9 @@ def connect(path: Path, wait: float) -> socket.socket:
         raise Unavailable(f"fleetd is not running: {path} does not exist; start it with `fleet daemon start`") from None
     except ConnectionRefusedError:
         connection.close()
-        raise Unavailable(f"fleetd is not running: nothing listens on {path}; start it with `fleet daemon start`") from None
+        raise Unavailable(
+            f"fleetd is not running: nothing listens on {path}; start it with `fleet daemon start`"
+        ) from None
     except OSError as error:
         connection.close()
         raise Unavailable(f"fleetd on {path}: cannot be reached: {error.strerror or error}") from error

@@ -130,7 +130,9 @@ class Native:
         except FileNotFoundError:
             raise ProcessFailed(f'{where}: program "{argv[0]}" was not found in PATH') from None
         except PermissionError as error:
-            raise ProcessFailed(f'{where}: "{error.filename or argv[0]}" may not be executed: {error.strerror}') from None
+            raise ProcessFailed(
+                f'{where}: "{error.filename or argv[0]}" may not be executed: {error.strerror}'
+            ) from None
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ProcessFailed(f'{where}: "{argv[0]}" could not be started: {reason}') from None

@@ -38,7 +38,9 @@ def make_private(folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
         if status.st_uid != os.geteuid() and os.geteuid() != 0:
-            raise StateDamaged(f"state folder {folder}: expected one of user {os.geteuid()}, found one of user {status.st_uid}")
+            raise StateDamaged(
+                f"state folder {folder}: expected one of user {os.geteuid()}, found one of user {status.st_uid}"
+            )
         if status.st_mode & 0o077:
             folder.chmod(0o700)
     except OSError as error:

@@ -34,7 +34,7 @@ else:
         from ..fleet_core.resources import Allocation, Claim, View
         from ..fleet_core.templates import Template, template
     except ImportError:  # installed as a top-level package
-        from fleet_core.errors import NotFound, StateDamaged
+        from fleet_core.errors import StateDamaged
         from fleet_core.process_status import ProcessStatus, status_from_dict
         from fleet_core.processes import ProcessSpec, process_spec
         from fleet_core.resource_types import DEFAULTS, ResourceType, resource_type
@@ -233,15 +233,19 @@ class Store:
         """Write an allocation. Returns False, and writes nothing, when another caller was faster with one of the values."""
         now = time.time()
         rows = [
-            (types[claim.type].space, claim.value, claim.type, claim.owner, claim.name, now) for claim in allocation.claimed
+            (types[claim.type].space, claim.value, claim.type, claim.owner, claim.name, now)
+            for claim in allocation.claimed
         ]
         try:
             with self.transaction() as connection:
                 connection.executemany(
-                    "DELETE FROM claims WHERE owner = ? AND name = ?", [(claim.owner, claim.name) for claim in allocation.released]
+                    "DELETE FROM claims WHERE owner = ? AND name = ?",
+                    [(claim.owner, claim.name) for claim in allocation.released],
                 )
                 connection.executemany("INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?)", rows)
-                connection.executemany("INSERT OR REPLACE INTO counters VALUES (?, ?)", list(allocation.counters.items()))
+                connection.executemany(
+                    "INSERT OR REPLACE INTO counters VALUES (?, ?)", list(allocation.counters.items())
+                )
         except sqlite3.IntegrityError:
             return False
         return True
@@ -289,7 +293,8 @@ class Store:
     def put_processes(self, items: Iterable[tuple[ProcessSpec, ProcessStatus]]) -> None:
         """Write processes with their status, new or changed."""
         rows = [
-            (spec.id, spec.environment, json.dumps(spec.to_dict()), json.dumps(status.to_dict())) for spec, status in items
+            (spec.id, spec.environment, json.dumps(spec.to_dict()), json.dumps(status.to_dict()))
+            for spec, status in items
         ]
         with self.transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO processes VALUES (?, ?, ?, ?)", rows)
@@ -317,7 +322,9 @@ class Store:
     def put_environment(self, name: str, path: str, data: Mapping[str, Any]) -> None:
         """Write one environment."""
         with self.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO environments VALUES (?, ?, ?)", (name, path, json.dumps(dict(data))))
+            connection.execute(
+                "INSERT OR REPLACE INTO environments VALUES (?, ?, ?)", (name, path, json.dumps(dict(data)))
+            )
 
     def remove_environment(self, name: str) -> None:
         """Remove one environment; its processes are removed by remove_processes."""

@@ -35,8 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run fleetd in the foreground until SIGTERM or SIGINT. Returns the exit code."""
     parser = argparse.ArgumentParser("fleetd", description="Watch the processes of this host. Runs in the foreground.")
     parser.add_argument("--state-dir", help="state folder (default: $FLEET_STATE_DIR, else by user)")
-    parser.add_argument("--driver", choices=("auto", "native", "systemd"), default="auto", help="supervisor (default: auto)")
-    parser.add_argument("--scope", choices=("auto", "system", "user"), default="auto", help="scope of systemd (default: auto)")
+    parser.add_argument(
+        "--driver", choices=("auto", "native", "systemd"), default="auto", help="supervisor (default: auto)"
+    )
+    parser.add_argument(
+        "--scope", choices=("auto", "system", "user"), default="auto", help="scope of systemd (default: auto)"
+    )
     parser.add_argument("--version", action="version", version=f"fleetd {__version__}")
     options = parser.parse_args(arguments)
     try:
@@ -68,7 +72,9 @@ def hold(path: Path) -> Any:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-                    raise Conflict(f"state folder {path.parent}: a fleetd runs there already, as pid {pid or 'unknown'}") from None
+                    raise Conflict(
+                        f"state folder {path.parent}: a fleetd runs there already, as pid {pid or 'unknown'}"
+                    ) from None
                 time.sleep(0.02)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -91,7 +97,9 @@ def choose_supervisor(driver: str, scope: str, store: Store, folder: Path) -> Su
         driver = driver or ("systemd" if systemd.available(scope) else "native")
     elif used - {driver}:
         other = (used - {driver}).pop()
-        raise Conflict(f"driver {driver}: {len(used)} kind of processes still run under {other}; stop them first with `fleet kill-all`")
+        raise Conflict(
+            f"driver {driver}: {len(used)} kind of processes still run under {other}; stop them first with `fleet kill-all`"
+        )
     if driver == "systemd":
         if not systemd.available(scope):
             raise InvalidInput(f"driver systemd: systemd does not run here in scope {scope}")
@@ -118,8 +126,8 @@ async def serve(folder: Path, driver: str, scope: str) -> None:
     environments = Environments(engine)
     methods = Methods(engine, environments, ended.set)
     server = Server(paths.socket(folder), dict(methods.table()), complain)
-    engine.on_event.append(server.publish)
-    engine.on_event.append(environments.on_event)
+    engine.records.on_event.append(server.publish)
+    engine.records.on_event.append(environments.on_event)
     try:
         output.open()
         await engine.load()

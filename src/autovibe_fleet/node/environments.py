@@ -99,7 +99,8 @@ class Environments:
         resolved = [self._resolve(item) for item in items]
         change = await self.plan(items)
         results = await asyncio.gather(
-            *(self._apply_one(state, name, found, wait, timeout) for state, name, found in resolved), return_exceptions=True
+            *(self._apply_one(state, name, found, wait, timeout) for state, name, found in resolved),
+            return_exceptions=True,
         )
         for result in results:
             if isinstance(result, BaseException):
@@ -116,17 +117,23 @@ class Environments:
         if state not in STATES:
             raise InvalidInput(f'environment: expected state {", ".join(STATES)}, found "{state}"')
         if state == "active":
-            path = item.get("path") or (self.records[self.find(None, item.get("name"))].path if item.get("name") else "")
+            path = item.get("path") or (
+                self.records[self.find(None, item.get("name"))].path if item.get("name") else ""
+            )
             if not path:
                 raise InvalidInput("environment: expected a path")
             found = project_files.load(path)
             known = self.records.get(found.name)
             file = str(project_files.find(path))
             if known is not None and known.path != file:
-                raise Conflict(f'environment "{found.name}": {file} uses a name that {known.path} has; rename one of them')
+                raise Conflict(
+                    f'environment "{found.name}": {file} uses a name that {known.path} has; rename one of them'
+                )
             for record in self.records.values():
                 if record.path == file and record.name != found.name and record.active:
-                    raise Conflict(f'environment {file}: is active as "{record.name}"; deactivate it before it is renamed')
+                    raise Conflict(
+                        f'environment {file}: is active as "{record.name}"; deactivate it before it is renamed'
+                    )
             return state, found.name, found
         try:
             return state, self.find(item.get("path"), item.get("name")), None
@@ -165,7 +172,11 @@ class Environments:
             return Change({**before, **change.before}, change.after, (*change.actions, f"remove environment {name}"))
         if not record.active and not change.actions:
             return Change()
-        return Change({**before, **change.before}, {name: {"state": "inactive"}, **change.after}, (*change.actions, f"deactivate environment {name}"))
+        return Change(
+            {**before, **change.before},
+            {name: {"state": "inactive"}, **change.after},
+            (*change.actions, f"deactivate environment {name}"),
+        )
 
     async def _apply_one(self, state: str, name: str, found: Environment | None, wait: bool, timeout: float) -> None:
         async with self._locks.setdefault(name, asyncio.Lock()):
@@ -189,7 +200,7 @@ class Environments:
         self.engine.projects[name] = found.project_dir
         self._put(record)
         if previous is None or not previous.active:
-            self.engine.publish("environment", name, "activating", "inactive")
+            self.engine.records.publish("environment", name, "activating", "inactive")
         self._busy[name] = "activating"
         try:
             if gone:
@@ -203,7 +214,7 @@ class Environments:
             self._busy.pop(name, None)
             self._schedule()
         if previous is None or not previous.active:
-            self.engine.publish("environment", name, "active", "activating")
+            self.engine.records.publish("environment", name, "active", "activating")
 
     async def _deactivate(self, name: str, timeout: float, forget: bool = False) -> None:
         members = [{"id": ident} for ident in self._members(name)]
@@ -219,7 +230,7 @@ class Environments:
             self.records.pop(name)
             self.engine.projects.pop(name, None)
         if was_active:
-            self.engine.publish("environment", name, "inactive", "active")
+            self.engine.records.publish("environment", name, "inactive", "active")
 
     def _put(self, record: Record) -> None:
         data = asdict(record)
@@ -318,7 +329,9 @@ class Environments:
             async with self._locks.setdefault(name, asyncio.Lock()):
                 if name in self.records and self.records[name].active:
                     for ident in self._members(name):
-                        self.engine.output.note(ident, 0, f"stopped after {idle:.0f} s without activity", level="Lifecycle")
+                        self.engine.output.note(
+                            ident, 0, f"stopped after {idle:.0f} s without activity", level="Lifecycle"
+                        )
                     await self._deactivate(name, 60.0)
         except FleetError as error:
             self.engine.output.daemon(f"environment {name}: inactivity shutdown: {error}")

@@ -75,7 +75,10 @@ class Methods:
         items = _items(items)
         self._touch(item.get("id") for item in items)
         change, ids = await self.engine.apply(items, state, wait, _seconds(timeout), again)
-        return {"change": change.to_dict(), "processes": views(self.engine, [i for i in ids if i in self.engine.processes])}
+        return {
+            "change": change.to_dict(),
+            "processes": views(self.engine, [i for i in ids if i in self.engine.processes]),
+        }
 
     async def processes_list(self, ids: Any = None, environment: str | None = None) -> dict[str, Any]:
         known = self.engine.processes
@@ -120,7 +123,6 @@ class Methods:
     async def processes_adopt(self, id: str, pid: Any = None, port: Any = None) -> dict[str, Any]:
         found = _discovered(pid, port)
         if len(found) > 1:
-            leaders = [item for item in found if item["pid"] not in {other["pid"] for other in found if other["pid"] == item.get("ppid")}]
             parents = {item["pid"] for item in found}
             leaders = [item for item in found if item.get("ppid") not in parents]
             if len(leaders) != 1:
@@ -137,7 +139,12 @@ class Methods:
             raise NotFound(f'process "{id}": not declared{nearest(id, self.engine.processes)}')
         if not m.spec.action:
             raise InvalidInput(f'process "{id}": its template has no action')
-        values = {**{k: v for k, v in m.spec.vars.items() if v is not None}, **m.status.resources, "id": id, "name": m.spec.name}
+        values = {
+            **{k: v for k, v in m.spec.vars.items() if v is not None},
+            **m.status.resources,
+            "id": id,
+            "name": m.spec.name,
+        }
         command = interpolate_shell(m.spec.action, values, {}, f'process "{id}": action')
         code, output = await self.engine.health.run(["/bin/sh", "-c", command], {}, m.folder or "/", _seconds(timeout))
         return {"exit_code": code, "output": output}
@@ -154,7 +161,9 @@ class Methods:
     async def environments_activate(self, path: str, wait: bool = True, timeout: Any = 120) -> dict[str, Any]:
         return await self.environments_apply([{"path": path, "state": "active"}], wait, timeout)
 
-    async def environments_deactivate(self, path: str | None = None, name: str | None = None, timeout: Any = 120) -> dict[str, Any]:
+    async def environments_deactivate(
+        self, path: str | None = None, name: str | None = None, timeout: Any = 120
+    ) -> dict[str, Any]:
         return await self.environments_apply([{"path": path, "name": name, "state": "inactive"}], True, timeout)
 
     async def environments_list(self) -> dict[str, Any]:

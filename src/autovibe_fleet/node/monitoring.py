@@ -72,7 +72,9 @@ class HealthChecks:
         import subprocess
 
         def work() -> Any:
-            return subprocess.run(argv, env={**os.environ, **env}, cwd=folder, timeout=timeout, capture_output=True, text=True)
+            return subprocess.run(
+                argv, env={**os.environ, **env}, cwd=folder, timeout=timeout, capture_output=True, text=True
+            )
 
         done = await asyncio.to_thread(work)
         return done.returncode, done.stdout + done.stderr

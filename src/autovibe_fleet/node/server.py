@@ -29,7 +29,9 @@ Method = Callable[..., Awaitable[Any]]
 class Server:
     """Serves methods to any number of clients at once. Requests of one connection are answered as they finish."""
 
-    def __init__(self, path: Path, methods: dict[str, Method], complain: Callable[[str, BaseException | None], None]) -> None:
+    def __init__(
+        self, path: Path, methods: dict[str, Method], complain: Callable[[str, BaseException | None], None]
+    ) -> None:
         self._path = path
         self._methods = methods
         self._complain = complain
@@ -117,7 +119,9 @@ class Server:
             else:
                 function = self._methods.get(method)
                 if function is None:
-                    await queue.put(_line(number, error={"code": -32601, "message": f'fleetd has no method "{method}"'}))
+                    await queue.put(
+                        _line(number, error={"code": -32601, "message": f'fleetd has no method "{method}"'})
+                    )
                     return
                 result = await function(**params)
             if number is not None:

@@ -15,7 +15,6 @@ from fleet_node import procfs
 from .engine import Engine, Managed
 
 
-
 def timestamp(seconds: float) -> str | None:
     """Return RFC 3339 text in UTC for seconds since the epoch, or None for 0."""
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds") if seconds else None
@@ -80,5 +79,3 @@ def urls(m: Managed) -> list[str]:
     if not found:
         found = [f"tcp://127.0.0.1:{value}" for kind, value in m.status.claimed.values() if kind == "tcpport"]
     return found
-
-

@@ -7,6 +7,7 @@ import multiprocessing
 import socket
 
 import pytest
+
 from fleet_core.errors import Conflict, Exhausted, NotFound, Unavailable
 from fleet_core.resource_types import ResourceType, resource_type
 from fleet_core.resources import Request
@@ -60,7 +61,9 @@ def test_a_listening_port_is_skipped_and_ports_are_one_space(store):
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        store.put_types([resource_type({"name": "p", "probe": "tcp", "counter": True, "start": port, "end": port + 40})])
+        store.put_types(
+            [resource_type({"name": "p", "probe": "tcp", "counter": True, "start": port, "end": port + 40})]
+        )
         claimed = resources.claim(store, [ask("a", "p")]).claimed[0]
         assert int(claimed.value) > port
         with pytest.raises(Conflict, match="something outside the fleet listens"):
