@@ -35,7 +35,7 @@ PLAN = {
             "cwd": "/srv",
             "managed": True,
         },
-        "old": {"name": "old", "template": "", "command": "sleep 5", "pid": 0, "status": "stopped", "resources": {}, "started": 0},
+        "old": {"name": "old", "command": "sleep 5", "pid": 0, "status": "stopped", "resources": {}, "started": 0},
     },
     "templates": {
         "postgres": {
@@ -53,9 +53,15 @@ PLAN = {
     },
     "counters": {"tcpport": 3001},
     "types": {
-        "tcpport": {"name": "tcpport", "check": "nc -z localhost ${value} && exit 1 || exit 0", "counter": True, "start": 3000, "end": 9999},
+        "tcpport": {
+            "name": "tcpport",
+            "check": "nc -z localhost ${value} && exit 1 || exit 0",
+            "counter": True,
+            "start": 3000,
+            "end": 9999,
+        },
         "datadir": {"name": "datadir", "check": "", "counter": False, "start": 0, "end": 0},
-        "lockfile": {"name": "lockfile", "check": "test -f ${value} && exit 1 || exit 0", "counter": False, "start": 0, "end": 0},
+        "lockfile": {"name": "lockfile", "check": "test -f ${value} && exit 1 || exit 0", "counter": False},
     },
     "remotes_allowed": {"https://shop.example": True},
 }  # fmt: skip
@@ -166,8 +172,15 @@ def test_import_tells_what_a_check_means_by_its_form(store: Store, check: str, m
 
 
 @pytest.mark.parametrize(
-    "check", ["nvidia-smi -L | grep GPU-${value}", "! test -f ${value}", "test -f ${value} && true", "test -e ${value}", "nc -z h 1; true"]
-)  # fmt: skip
+    "check",
+    [
+        "nvidia-smi -L | grep GPU-${value}",
+        "! test -f ${value}",
+        "test -f ${value} && true",
+        "test -e ${value}",
+        "nc -z h 1; true",
+    ],
+)
 def test_import_asks_what_any_other_check_means(store: Store, check: str) -> None:
     data = {"types": {"own": {"name": "own", "check": check}, "fine": {"name": "fine", "check": ""}}}
     with pytest.raises(InvalidInput, match=r"resource types own: .*--check-means own=free"):
