@@ -57,8 +57,6 @@ def _escape(char: str) -> str:
     number = ord(char)
     if number < 32 or number == 127:
         return f"\\x{number:02x}"
-    if 0xDC80 <= number <= 0xDCFF:  # a byte that is no UTF-8, as os.fsdecode shows it
-        return f"\\x{number - 0xDC00:02x}"
     return char
 
 
@@ -69,8 +67,11 @@ def _path(where: str, what: str, path: str) -> str:
     return path.replace("%", "%%")
 
 
-def exec_start(program: str, argv: Sequence[str]) -> str:
+def exec_start(where: str, program: str, argv: Sequence[str]) -> str:
     """Return the value of ExecStart=. program: the absolute path; argv[0] is what the program sees as its name."""
+    for word in (program, *argv):
+        if not is_text(word):  # D-Bus, by which systemd is asked about its units, has no other text
+            raise InvalidInput(f"{where}: under systemd a command is UTF-8, found {describe(word)}")
     if _UNSAFE_IN_PATH.search(program):
         shell = ("/bin/sh", "sh", "-c", 'exec "$0" "$@"', program, *argv[1:])
         return " ".join([quote_word(f":@{shell[0]}"), *(quote_word(word) for word in shell[1:])])
@@ -166,7 +167,7 @@ def unit(
         "",
         "[Service]",
         "Type=exec",
-        f"ExecStart={exec_start(program, launch.argv)}",
+        f"ExecStart={exec_start(where, program, launch.argv)}",
         f"WorkingDirectory={_path(where, 'working_dir', working_dir)}",
         f"EnvironmentFile={_path(where, 'environment', environment)}",
     ]
@@ -225,10 +226,11 @@ def parse_show(output: str) -> list[dict[str, str]]:
 
 
 # Exit statuses of systemd itself when it cannot execute a program (systemd.exec(5), "Process Exit Codes").
+EXEC_FAILED = 203
 FAILED_STEPS = {
     200: "its working directory cannot be entered",
     201: "its nice level was refused",
-    203: "the program cannot be executed",
+    EXEC_FAILED: "the program cannot be executed",
     204: "there is not enough memory",
     205: "a limit was refused",
     209: "its output cannot be connected to the journal",

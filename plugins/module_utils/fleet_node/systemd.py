@@ -161,7 +161,6 @@ class Systemd:
         base = Path("/run") if scope == "system" else Path(runtime_dir(self._environ))
         self.units = base / "systemd" / scope
         self.variables = base / "autovibe-fleet"
-        self._keeper = f"{self.prefix}processes.target"
         self._run = run or _runner(scope, self._environ)
         self._version = 0
         self._changing = threading.Lock()  # unit files and reloads; held while commands run
@@ -292,6 +291,9 @@ class Systemd:
     def _unit(self, ident: str) -> str:
         return systemd_units.unit_name(ident, self.prefix)
 
+    def _keeper(self) -> str:
+        return f"{self.prefix}processes.target"
+
     def _variables_file(self, unit: str) -> Path:
         return self.variables / f"{unit[: -len('.service')]}.env"
 
@@ -340,7 +342,7 @@ class Systemd:
             for path, text in files.items():
                 changed |= _put(path, text, 0o644 if path.parent == self.units else 0o600) and path.parent == self.units
             names = [entry.name for entry in os.scandir(self.units) if self._is_ours(entry.name)]
-            return _put(self.units / self._keeper, systemd_units.keeper(names), 0o644) or changed
+            return _put(self.units / self._keeper(), systemd_units.keeper(names), 0o644) or changed
         except OSError as error:
             raise ProcessFailed(f"the units in {self.units} cannot be written: {error.strerror}") from error
 
@@ -357,7 +359,7 @@ class Systemd:
 
     def _start(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
         names = {self._unit(job.id): job for job in jobs}
-        self._command("start", "--", self._keeper)
+        self._command("start", "--", self._keeper())
         failed: dict[str, str] = {}
         for chunk in _chunks(names):
             self._command("reset-failed", "--", *chunk)
@@ -370,28 +372,28 @@ class Systemd:
         shown = self._show([job.id for job in jobs])
         answers: dict[str, Outcome] = {}
         for name, job in names.items():
-            if name in failed:
-                reason = self._reason(name, shown.get(name, {}), failed[name])
-                answers[job.id] = ProcessFailed(f'process "{job.id}": {reason}')
+            facts = shown.get(name, {})
+            pid = int(facts.get("ExecMainPID") or 0)
+            if name in failed and not (pid and _ran(facts)):
+                answers[job.id] = ProcessFailed(self._reason(job, facts, failed[name]))
             else:
                 self._restarts[job.id] = (None, 0)
-                pid = int(shown.get(name, {}).get("ExecMainPID") or 0)
                 answers[job.id] = Observation("alive", pid, procfs.start_ticks(pid) or 0)
-        gone = [name for name in failed if name in names]
+        gone = [name for name, job in names.items() if isinstance(answers[job.id], FleetError)]
         for chunk in _chunks(gone):
             self._command("stop", "--", *chunk)
             self._command("reset-failed", "--", *chunk)
         return answers
 
-    def _reason(self, name: str, shown: Mapping[str, str], text: str) -> str:
+    def _reason(self, job: Job, shown: Mapping[str, str], text: str) -> str:
         """Return in one sentence why a unit did not start."""
-        code = int(shown.get("ExecMainStatus") or 0)
+        where, code = f'process "{job.id}"', int(shown.get("ExecMainStatus") or 0)
+        if code == systemd_units.EXEC_FAILED:
+            return f'{where}: "{job.launch.argv[0]}" could not be started{self._journal_reason(self._unit(job.id))}'
         if code in systemd_units.FAILED_STEPS:
-            return systemd_units.FAILED_STEPS[code] + self._journal_reason(name)
+            return f"{where}: {systemd_units.FAILED_STEPS[code]}{self._journal_reason(self._unit(job.id))}"
         result = shown.get("Result", "")
-        if result in _RESULTS:
-            return _RESULTS[result]
-        return text.rstrip(".")
+        return f"{where}: {_RESULTS[result] if result in _RESULTS else text.rstrip('.')}"
 
     def _journal_reason(self, name: str) -> str:
         """Return what the failed step of a start said, from the journal: ': No such file or directory'."""
@@ -583,6 +585,11 @@ def _chunks(names: Iterable[str]) -> list[list[str]]:
 
 def _first_line(text: str) -> str:
     return next((line.strip().rstrip(".") for line in text.splitlines() if line.strip()), "no reason given")
+
+
+def _ran(shown: Mapping[str, str]) -> bool:
+    """Tell whether the program itself was executed, and not only systemd's steps before it."""
+    return shown.get("ExecMainCode") != "1" or int(shown.get("ExecMainStatus") or 0) not in systemd_units.FAILED_STEPS
 
 
 def _exit_code(shown: Mapping[str, str]) -> int | None:
