@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Typer application: which command lies in which module, loaded when the command is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .. import __version__
+from . import session as sessions
+from .session import Session, with_session
+
+PANELS: dict[str, dict[str, str]] = {
+    "Processes": {
+        "start": "processes:start",
+        "stop": "processes:stop",
+        "restart": "processes:restart",
+        "delete": "processes:delete",
+        "ps": "processes:ps",
+        "inspect": "processes:inspect",
+        "logs": "logs:logs",
+        "discover": "processes:discover",
+        "run-action": "processes:run_action",
+        "kill-all": "processes:kill_all",
+    },
+    "Environments": {
+        "init": "environments:init",
+        "activate": "environments:activate",
+        "deactivate": "environments:deactivate",
+        "status": "environments:status",
+        "list": "environments:list_environments",
+    },
+    "Resources and templates": {
+        "template": "templates:app",
+        "resource-type": "resource_types:app",
+        "resources": "resources:app",
+    },
+    "This host": {
+        "daemon": "daemon_commands:app",
+        "state": "state:app",
+        "version": "app:version",
+        "help": "help:help_topic",
+    },
+}
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+class LazyCommands(MutableMapping[str, Any]):
+    """The commands by name; each is built when it is looked up."""
+
+    def __init__(self) -> None:
+        self._panels = {name: panel for panel, names in PANELS.items() for name in names}
+        self._built: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._built:
+            self._built[name] = _build(name, self._panels[name])
+        return self._built[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._panels.setdefault(name, "")
+        self._built[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._panels[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._panels)
+
+    def __len__(self) -> int:
+        return len(self._panels)
+
+
+def _build(name: str, panel: str) -> Any:
+    module, _colon, attribute = PANELS[panel][name].partition(":")
+    found = getattr(import_module(f"autovibe_fleet.cli.{module}"), attribute)
+    if isinstance(found, typer.Typer):
+        group = found
+        group._add_completion = False
+    else:
+        group = typer.Typer(add_completion=False)
+        settings = dict(getattr(found, "settings", {}))
+        settings["context_settings"] = {**CONTEXT, **settings.get("context_settings", {})}
+        group.command(name, **settings)(with_session(found))
+    command: Any = typer.main.get_command(group)
+    command.name = name
+    command.rich_help_panel = panel
+    return command
+
+
+class Commands(TyperGroup):
+    """The root: its commands are in PANELS."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = LazyCommands()
+
+
+app = typer.Typer(name="fleet", cls=Commands, no_args_is_help=True, context_settings=CONTEXT)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fleet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def fleet(
+    as_json: sessions.AsJson = False,
+    state_dir: sessions.StateDir = "",
+    environment: sessions.Environment = "",
+    debug: sessions.Debug = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Run and watch processes on this host, with the ports, files and devices that they need.
+
+    Begin with `fleet init` and `fleet activate` in a project, or with `fleet start NAME -- COMMAND`.
+    """
+    sessions.adopt({"as_json": as_json, "state_dir": state_dir, "environment": environment, "debug": debug})
+
+
+def version(session: Session) -> None:
+    """Print the version."""
+    if session.as_json:
+        session.out.data({"version": __version__})
+    else:
+        print(f"fleet {__version__}")

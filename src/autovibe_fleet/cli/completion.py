@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names for shell completion. They come from the store, so that no fleetd is started by a TAB key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from fleet_node.store import Store
+
+
+def _store(context: typer.Context) -> Store | None:
+    from fleet_node import paths
+    from fleet_node.store import Store
+
+    given = next((found.params["state_dir"] for found in _chain(context) if found.params.get("state_dir")), None)
+    folder = paths.state_dir(given)
+    return Store(folder) if paths.database(folder).exists() else None
+
+
+def _chain(context: typer.Context) -> Iterator[Any]:
+    found: Any = context
+    while found is not None:
+        yield found
+        found = found.parent
+
+
+def _matching(names: list[str], incomplete: str) -> list[str]:
+    return sorted(name for name in dict.fromkeys(names) if name.startswith(incomplete))
+
+
+def _process_names(store: Store) -> list[str]:
+    from . import projects
+
+    ids = list(store.processes())
+    project = projects.find(os.getcwd())
+    environment = projects.recorded_name(store, project) if project else ""
+    short = [ident.partition("/")[2] for ident in ids if environment and ident.startswith(f"{environment}/")]
+    return short + ids
+
+
+def processes(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of processes: ids, and short names in their project's folder."""
+    store = _store(ctx)
+    return _matching(_process_names(store), incomplete) if store else []
+
+
+def templates(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of templates."""
+    store = _store(ctx)
+    return _matching(list(store.templates()), incomplete) if store else []
+
+
+def templates_or_processes(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What may follow `fleet start`."""
+    return sorted(set(templates(ctx, incomplete)) | set(processes(ctx, incomplete)))
+
+
+def resource_types(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of resource types."""
+    from fleet_core.resource_types import DEFAULTS
+
+    store = _store(ctx)
+    return _matching(list(store.types()) if store else [kind.name for kind in DEFAULTS], incomplete)
+
+
+def owners(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Owners of claimed resources."""
+    store = _store(ctx)
+    return _matching([claim.owner for claim in store.claims()], incomplete) if store else []
+
+
+def environments(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of known environments."""
+    store = _store(ctx)
+    return _matching(list(store.environments()), incomplete) if store else []

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""fleet help: the pages that belong to no single command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fleet_core import errors
+from fleet_core.errors import NotFound
+from fleet_core.names import nearest
+
+from .session import Session
+
+_MEANINGS: tuple[tuple[int, str], ...] = (
+    (0, "Done, or nothing had to be done."),
+    (errors.FleetError.exit_code, "An error without a code of its own."),
+    (errors.InvalidInput.exit_code, "The command line or a value is wrong."),
+    (errors.NotFound.exit_code, "A named process, template, type, environment or file does not exist."),
+    (errors.Conflict.exit_code, "It is held by another, exists already, or the range is exhausted."),
+    (errors.TimedOut.exit_code, "It did not happen in time."),
+    (errors.ProcessFailed.exit_code, "A process could not be started, or ended when it should run."),
+    (errors.Unavailable.exit_code, "fleetd, or a tool that is needed, cannot be reached."),
+    (errors.StateDamaged.exit_code, "The state on disk cannot be read or written."),
+    (130, "Interrupted, or a question was answered with no."),
+)
+_ENVIRONMENT = (
+    ("FLEET_STATE_DIR", "State folder; default /var/lib/autovibe for root, ~/.local/state/autovibe for others."),
+    ("FLEET_NO_AUTOSTART", "1: never start fleetd by itself; commands that need it end with exit code 7."),
+    ("FLEET_DEBUG", "1: show where an error comes from, as --debug does."),
+    ("NO_COLOR", "Set: no colors."),
+)
+_NAMES = """\
+A process has an id: NAME, or ENVIRONMENT/NAME for one that a project file declares.
+In a project's folder (one with .runcept.toml in it or above it) a bare NAME means the environment's process of that
+name; where it has none, the process NAME of this host. `-e PATH` chooses another project, by folder, file or name."""
+
+
+def exit_codes() -> tuple[tuple[int, str], ...]:
+    """Return every exit code with its meaning."""
+    return _MEANINGS
+
+
+def page(topic: str) -> str:
+    """Return the text of a topic."""
+    if topic == "exit-codes":
+        return "\n".join(f"{code:>3}  {meaning}" for code, meaning in _MEANINGS)
+    if topic == "environment":
+        return "\n".join(f"{name:<18}  {meaning}" for name, meaning in _ENVIRONMENT)
+    return _NAMES
+
+
+TOPICS = {
+    "exit-codes": "What the exit codes mean.",
+    "environment": "Environment variables that fleet reads.",
+    "names": "How a name on the command line becomes a process.",
+}
+
+
+def _complete(incomplete: str) -> list[str]:
+    return [topic for topic in TOPICS if topic.startswith(incomplete)]
+
+
+def help_topic(
+    session: Session,
+    context: typer.Context,
+    topic: Annotated[str, typer.Argument(metavar="[TOPIC|COMMAND]", autocompletion=_complete)] = "",
+) -> None:
+    """Show help on a command, or on exit-codes, environment, names."""
+    root = context.find_root()
+    if not topic:
+        print(root.get_help())
+        session.out.line("Topics of `fleet help`:")
+        session.out.pairs({f"  {name}": text for name, text in TOPICS.items()})
+        return
+    if topic in TOPICS:
+        if session.as_json and topic == "exit-codes":
+            session.out.data({"exit_codes": {str(code): meaning for code, meaning in _MEANINGS}})
+        else:
+            print(page(topic))
+        return
+    commands = root.command.commands  # type: ignore[attr-defined]
+    if topic not in commands:
+        raise NotFound(f'help "{topic}": no such command or topic{nearest(topic, [*TOPICS, *commands])}')
+    command = commands[topic]
+    with command.make_context(topic, [], parent=root, resilient_parsing=True) as inner:
+        text = command.get_help(inner)
+    if text:
+        print(text)

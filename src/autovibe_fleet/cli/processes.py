@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Commands on processes: start, stop, restart, delete, ps, inspect, discover, run-action, kill-all."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from fleet_core.errors import InvalidInput, NotFound, ProcessFailed, TimedOut
+
+from . import completion, progress, projects
+from .arguments import Assignments, Names, Timeout, declaration, seconds
+from .output import Column, duration, size
+from .session import Session
+
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes are up.")]
+
+
+class AfterDashes(TyperCommand):
+    """A command that keeps what follows `--` apart, as a command line of its own."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.obj = {"command": args[at + 1 :]}
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
+def start(
+    session: Session,
+    context: typer.Context,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[TEMPLATE] NAME [--KEY=VALUE]... [-- COMMAND]", autocompletion=completion.templates_or_processes
+        ),
+    ],
+    assignments: Assignments = None,
+    wait: Wait = True,
+    timeout: Timeout = "",
+) -> None:
+    """Start a process: from a template, by its name when it is declared, or from a command after --.
+
+    fleet start TEMPLATE NAME --KEY=VALUE   a bare --KEY is true; the name of a resource gives its value
+    fleet start NAME                        in a project folder also a process of its environment
+    fleet start NAME -- COMMAND ARGUMENT... in this folder; %tcpport in it claims a free port
+    """
+    command = (context.obj or {}).get("command")
+    names = [word for word in words if not word.startswith("-")]
+    values = variables([word for word in words if word.startswith("-")])
+    fields = declaration(assignments or [])
+    if command is not None:
+        item = _ad_hoc(names, command, values, fields)
+    elif len(names) == 2:
+        item = {**fields, "id": names[1], "template": names[0], "vars": {**fields.get("vars", {}), **values}}
+    elif len(names) == 1:
+        if values or fields:
+            option = next(iter(values or fields))
+            raise InvalidInput(
+                f'process "{names[0]}": "{option}" needs a template (`fleet start TEMPLATE {names[0]} ...`) '
+                "or a command after --"
+            )
+        item = {"id": projects.process_ids(session, names)[0]}
+    else:
+        raise InvalidInput(
+            f"start: expected NAME or TEMPLATE NAME, found {' '.join(names)}; write values as --KEY=VALUE"
+        )
+    if "template" in item:
+        _check_template(session, names)
+    method, params = (
+        ("processes.start", {"ids": [item["id"]]})
+        if len(item) == 1
+        else (
+            "processes.apply",
+            {"items": [item], "state": "started"},
+        )
+    )
+    _change(session, method, params, wait, timeout)
+
+
+start.settings = {  # type: ignore[attr-defined]
+    "cls": AfterDashes,
+    "context_settings": {"ignore_unknown_options": True},
+}
+
+
+def variables(words: Sequence[str]) -> dict[str, str]:
+    """Return the variables of --key=value words; a bare --key is true."""
+    found: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word[2:].partition("=")
+        if not word.startswith("--") or not key:
+            raise InvalidInput(f'start: expected --KEY=VALUE, found "{word}"')
+        found[key] = value if equals else "true"
+    return found
+
+
+def _ad_hoc(
+    names: Sequence[str], command: Sequence[str], values: Mapping[str, str], fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    import os
+
+    if len(names) != 1:
+        raise InvalidInput(f"start: expected one NAME before --, found {' '.join(names) or 'nothing'}")
+    if not command:
+        raise InvalidInput("start: expected a command after --, found nothing")
+    # One word is a command line, as ssh takes it: fleet start web -- 'python3 -m http.server %tcpport'
+    text = command[0] if len(command) == 1 else shlex.join(command)
+    item = {
+        "working_dir": os.getcwd().replace("%", "%%").replace("${", "$${"),
+        **fields,
+        "id": names[0],
+        "command": text,
+    }
+    if values:
+        item["vars"] = {**fields.get("vars", {}), **values}
+    return item
+
+
+def _check_template(session: Session, names: Sequence[str]) -> None:
+    templates = session.store.templates()
+    if names[0] not in templates and set(names) <= set(session.store.processes(names)):
+        raise InvalidInput("start: takes one process at a time; to start several, name them to `fleet restart`")
+
+
+def stop(session: Session, names: Names, timeout: Timeout = "") -> None:
+    """Stop processes, whole process groups, and give back what they have claimed."""
+    _change(session, "processes.stop", {"ids": projects.process_ids(session, names)}, True, timeout)
+
+
+def restart(session: Session, names: Names, wait: Wait = True, timeout: Timeout = "") -> None:
+    """Restart processes; each keeps its ports, files and other resources."""
+    _change(session, "processes.restart", {"ids": projects.process_ids(session, names)}, wait, timeout)
+
+
+def delete(session: Session, names: Names, timeout: Timeout = "") -> None:
+    """Stop processes and forget their declarations. Logs stay."""
+    _change(session, "processes.delete", {"ids": projects.process_ids(session, names)}, True, timeout)
+
+
+def _change(session: Session, method: str, params: dict[str, Any], wait: bool, timeout: str) -> None:
+    ids = params.get("ids") or [item["id"] for item in params["items"]]
+    try:
+        with progress.shown(session, ids=set(ids)):
+            answer = session.call(method, **params, wait=wait, timeout=seconds(timeout))
+    except (ProcessFailed, TimedOut) as error:
+        if len(ids) == 1 and "fleetd" not in error.message:
+            raise type(error)(f"{error.message}; see `fleet logs {ids[0]}`") from error
+        raise
+    if session.as_json:
+        session.out.data(answer)
+        return
+    now = {process["id"]: process for process in answer["processes"]}
+    for ident in ids:
+        session.out.line(sentence(ident, answer["change"]["actions"], now.get(ident)))
+
+
+def sentence(ident: str, actions: Sequence[str], process: Mapping[str, Any] | None) -> str:
+    """Say what happened to one process and where it can be reached now."""
+    verbs = {action.partition(" process ")[0] for action in actions if action.endswith(f" process {ident}")}
+    if process is None:
+        return f"Deleted {ident}" if "remove" in verbs else f"{ident} was not declared"
+    status = process["status"]
+    if "stop" in verbs:
+        return f"Stopped {ident}"
+    if "restart" in verbs:
+        text = f"Restarted {ident}"
+    elif "start" in verbs:
+        text = f"Started {ident}"
+    elif process.get("completed"):
+        return f"{ident} has run to its end already"
+    else:
+        return f"{ident} is {status} already" + (f" (pid {process['pid']})" if process["pid"] else "")
+    if process.get("completed"):
+        return f"{text}; it ran to its end"
+    if status != "running":
+        return f"{text}; it is {status}" + (f", waiting for {process['waiting_for']}" if process["waiting_for"] else "")
+    details = [f"pid {process['pid']}", *(f"{name}={value}" for name, value in process["resources"].items())]
+    where = [url for url in process["urls"] if not url.startswith("tcp://")]
+    return f"{text} ({', '.join(details)})" + "".join(f"  {url}" for url in where)
+
+
+def ps(
+    session: Session,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", autocompletion=completion.processes, help="Only these.")
+    ] = None,
+    running: Annotated[bool, typer.Option("--running", "-r", help="Leave out what does not run.")] = False,
+) -> None:
+    """List the processes of this host; with -e, those of one environment."""
+    client = session.running_client()
+    ids = projects.process_ids(session, names) if names else None
+    environment = projects.chosen(session)[0] or None if session.environment else None
+    if client is not None:
+        params = {"ids": ids, "environment": environment}
+        processes = client.call("processes.list", **{key: value for key, value in params.items() if value is not None})
+        processes = processes["processes"]
+    else:
+        from . import recorded
+
+        processes = recorded.processes(session, ids, environment)
+        if processes:
+            session.out.note("fleetd is not running; this is what it recorded last.")
+    if running:
+        processes = [process for process in processes if process["status"] not in ("stopped", "error")]
+    if session.as_json:
+        session.out.data({"processes": processes})
+        return
+    show(session, processes)
+
+
+def show(session: Session, processes: Sequence[Mapping[str, Any]], short_names: bool = False) -> None:
+    """Write the table of processes."""
+    columns = (
+        Column("NAME"),
+        Column("STATUS"),
+        Column("PID", right=True),
+        Column("UPTIME", right=True),
+        Column("RESTARTS", right=True),
+        Column("MEMORY", right=True),
+        Column("RESOURCES"),
+        Column("COMMAND", flexible=True),
+    )
+    rows = [
+        (
+            process["name"] if short_names else process["id"],
+            "completed" if process.get("completed") else process["status"],
+            process["pid"] or None,
+            duration(process["uptime"]) if process["pid"] else None,
+            process["restarts"],
+            size(process["memory"]),
+            process["resources"],
+            process["command"],
+        )
+        for process in processes
+    ]
+    session.out.table(columns, rows, empty="No processes. Start one with `fleet start NAME -- COMMAND`.")
+
+
+def inspect(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.processes)],
+) -> None:
+    """Show all that is known of a process, and how it is declared. Values of secrets are hidden."""
+    answer = session.call("processes.inspect", id=projects.process_ids(session, [name])[0])
+    if session.as_json:
+        session.out.data(answer)
+        return
+    process, declared = answer["process"], answer["declaration"]
+    session.out.pairs(
+        {
+            "Name": process["id"],
+            "Label": process["label"],
+            "Status": process["status"],
+            "Error": process["error"],
+            "Waiting for": process["waiting_for"],
+            "Healthy": process["healthy"],
+            "PID": process["pid"] or None,
+            "Started": process["started"],
+            "Uptime": duration(process["uptime"]) if process["pid"] else None,
+            "Restarts": process["restarts"],
+            "Exit code": process["exit_code"],
+            "Memory": size(process["memory"]) if process["memory"] else None,
+            "CPU time": f"{process['cpu']:g} s" if process["cpu"] else None,
+            "URLs": process["urls"],
+            "Resources": [f"{name}={value}" for name, value in process["resources"].items()],
+            "Command": process["command"],
+            "Folder": process["working_dir"],
+            "User": process["user"],
+            "Template": process["template"],
+            "Depends on": [f"{item['process']} ({item['condition']})" for item in process["depends_on"]],
+            "Supervisor": process["driver"] + (", adopted" if process["adopted"] else ""),
+            "Log": process["log_file"],
+        }
+    )
+    session.out.line("")
+    session.out.line("Declared as:", style="bold")
+    shown = ("id", "template", "label", "depends_on")
+    session.out.pairs({f"  {key}": _plain(value) for key, value in declared.items() if key not in shown})
+
+
+def _plain(value: Any) -> Any:
+    """Return a declared value as text or a list of lines."""
+    if isinstance(value, Mapping):
+        return [f"{key}={item}" for key, item in value.items()]
+    if isinstance(value, list):
+        return [_words(item) for item in value]
+    return value
+
+
+def _words(item: Any) -> str:
+    return " ".join(f"{key}={value}" for key, value in item.items()) if isinstance(item, Mapping) else str(item)
+
+
+def discover(
+    session: Session,
+    pid: Annotated[int | None, typer.Option("--pid", help="A running process.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="The process that listens on a TCP port.")] = None,
+    adopt: Annotated[str, typer.Option("--adopt", metavar="NAME", help="Take it over under this name.")] = "",
+) -> None:
+    """Find a process that runs outside the fleet, by pid or port, and take it over with --adopt."""
+    if (pid is None) == (port is None):
+        raise InvalidInput("discover: expected --pid or --port")
+    given = {"pid": pid, "port": port}
+    if adopt:
+        answer = session.call("processes.adopt", id=adopt, **given)
+        process = answer["process"]
+        if session.as_json:
+            session.out.data(answer)
+        else:
+            session.out.line(f"Adopted pid {process['pid']} as {process['id']}: {process['command']}")
+        return
+    answer = session.call("processes.discover", **given)
+    if session.as_json:
+        session.out.data(answer)
+        return
+    if not answer["found"]:
+        raise NotFound(f"port {port}: nothing that this user may see listens on it")
+    columns = (
+        Column("PID", right=True),
+        Column("USER"),
+        Column("MEMORY", right=True),
+        Column("PORTS"),
+        Column("FOLDER"),
+        Column("COMMAND", flexible=True),
+    )
+    rows = [
+        (item["pid"], item["user"], size(item["memory"]), item["ports"], item["cwd"], item["command"])
+        for item in answer["found"]
+    ]
+    session.out.table(columns, rows)
+
+
+def run_action(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.processes)],
+) -> None:
+    """Run the action that a process's template offers, and return its exit code."""
+    answer = session.call("processes.run_action", id=projects.process_ids(session, [name])[0])
+    if session.as_json:
+        session.out.data(answer)
+    else:
+        text = str(answer.get("output", "")).rstrip("\n")
+        if text:
+            print(text)
+    raise typer.Exit(answer["exit_code"] if 0 <= answer["exit_code"] <= 255 else 1)
+
+
+def kill_all(
+    session: Session,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    timeout: Timeout = "",
+) -> None:
+    """Stop every process of every environment on this host."""
+    if not yes:
+        import sys
+
+        if not sys.stdin.isatty():
+            raise InvalidInput("kill-all: stops every process on this host; confirm with --yes")
+        typer.confirm("Stop every process on this host?", abort=True, err=True)
+    answer = session.call("processes.kill_all", timeout=seconds(timeout))
+    if session.as_json:
+        session.out.data(answer)
+    elif answer["stopped"]:
+        for ident in answer["stopped"]:
+            session.out.line(f"Stopped {ident}")
+    else:
+        session.out.line("Nothing was running.")
