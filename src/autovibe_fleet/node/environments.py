@@ -122,7 +122,7 @@ class Environments:
             )
             if not path:
                 raise InvalidInput("environment: expected a path")
-            found = project_files.load(path)
+            found = project_files.load(path, self.engine.store.templates())
             known = self.records.get(found.name)
             file = str(project_files.find(path))
             if known is not None and known.path != file:

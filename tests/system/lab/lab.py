@@ -321,7 +321,7 @@ class Lab:
     def podman_command(self) -> list[str]:
         files = {"CONTAINERS_CONF": "containers.conf", "CONTAINERS_STORAGE_CONF": "storage.conf"}
         env = [f"{key}={self.folder / file}" for key, file in files.items()]
-        return [*self.enter("mount", "cgroup", "pid", "ipc", "net"), "env", *env, "podman"]
+        return [*self.enter("mount", "cgroup", "pid", "ipc", "net"), "env", *env, "podman", "--log-level=error"]
 
     def host(self, name: str, image: str = "debian12", options: Sequence[str] = (), boot: bool = True) -> Host:
         """Start a host and wait until it has booted (1 to 4 seconds).
