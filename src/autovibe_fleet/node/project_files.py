@@ -116,7 +116,7 @@ def _parsed(file: Path, text: str) -> dict[str, Any]:
 
 def _line_of(text: str, message: str) -> int:
     """Return the line that an error is about, 0 if it cannot be told: its key, or the first line of its table."""
-    subject = next((found[1] for pattern in _TABLES if (found := pattern.search(message))), "")
+    subject = next((found[1] for pattern in _TABLES if (found := pattern.match(message))), "")
     lines = _outline(text).get(subject, [])
     for key in ("".join(groups) for groups in _KEYS.findall(message)):
         for number, word in lines:
@@ -126,7 +126,7 @@ def _line_of(text: str, message: str) -> int:
 
 
 def _outline(text: str) -> dict[str, list[tuple[int, str]]]:
-    """Return (line, key) pairs by table: project, environment, or the name of a process. Tables below are part of it."""
+    """Return (line, key) pairs by table: project, environment, or the name of a process, with the tables below it."""
     tables: dict[str, list[tuple[int, str]]] = {"": []}
     current = tables[""]
     unnamed = False
