@@ -311,9 +311,8 @@ class _Service:
         if self._data.get("stop_signal") is not None:
             self.fields["stop_signal"] = as_text(f"{self.where}: stop_signal", self._data["stop_signal"])
         if self._data.get("stop_grace_period") is not None:
-            self.fields["stop_timeout"] = parse_duration(
-                f"{self.where}: stop_grace_period", self._data["stop_grace_period"]
-            )
+            parse_duration(f"{self.where}: stop_grace_period", self._data["stop_grace_period"])
+            self.fields["stop_timeout"] = self._data["stop_grace_period"]
         if self._data.get("user") is not None:
             user, _colon, group = self._text("user", self._data["user"]).partition(":")
             self.fields["user"] = user
