@@ -78,15 +78,20 @@ environments:
       returned: always
       sample: 7200.0
     idle:
-      description: For how many seconds there was no activity.
-      type: float
+      description: For how many seconds there was no activity; 0 when it is not active.
+      type: int
       returned: always
-      sample: 12.0
+      sample: 12
     last_activity:
       description: When there was activity, in UTC.
       type: str
       returned: always
-      sample: "2026-01-31T12:00:00Z"
+      sample: "2026-01-31T12:00:00+00:00"
+    error:
+      description: The error of its first process that has one, or nothing.
+      type: str
+      returned: always
+      sample: ""
     processes:
       description: Its processes, each as M(autovibe.fleet.process_info) returns it.
       type: list

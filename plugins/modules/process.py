@@ -93,7 +93,7 @@ actions:
   type: list
   elements: str
   returned: success
-  sample: [create process files, start process files]
+  sample: [declare process files, start process files]
 processes:
   description:
     - The processes of the task as they are now. Removed ones are not among them.

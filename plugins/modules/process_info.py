@@ -104,12 +104,12 @@ processes:
       description: When it was started, in UTC; null when it does not run.
       type: str
       returned: always
-      sample: "2026-01-31T12:00:00Z"
+      sample: "2026-01-31T12:00:00+00:00"
     uptime:
       description: For how many seconds it has run.
-      type: float
+      type: int
       returned: always
-      sample: 61.5
+      sample: 61
     restarts:
       description: How often it was restarted since it was last started on request.
       type: int
@@ -125,6 +125,11 @@ processes:
       type: bool
       returned: always
       sample: true
+    completed:
+      description: Whether it ran to its end with the exit code 0 and is not wanted back.
+      type: bool
+      returned: always
+      sample: false
     error:
       description: Why it does not run, or nothing.
       type: str
@@ -179,10 +184,11 @@ processes:
     depends_on:
       description: The processes that must be up first.
       type: list
+      elements: dict
       returned: always
       sample: []
     log_file:
-      description: Where its log is, or nothing when the journal has it.
+      description: Where its log is.
       type: str
       returned: always
       sample: /var/lib/autovibe/logs/files.log
