@@ -45,3 +45,9 @@ def test_a_path_with_quotes_stays_one_word() -> None:
     script = made.argv[2].replace("exec redis-server", "printf '%s|'").replace("mkdir -p", ":")
     output = subprocess.run(["sh", "-c", script], capture_output=True, text=True).stdout
     assert "--dir|/srv/it's $(here)|" in output
+
+
+def test_a_resource_does_not_need_variables_that_it_does_not_name() -> None:
+    source = template(json.loads((FOLDER / "nginx-proxy.json").read_text()))
+    spec = instantiate(source, {"id": "shop/web", "vars": {"upstream": "http://127.0.0.1:${api.tcpport}"}})
+    assert {need.name: need.value for need in needs_of(spec, COUNTERS)} == {"tcpport": "", "datadir": "/var/lib/nginx/web"}

@@ -11,7 +11,7 @@ from typing import Any
 from .dependencies import Dependency, dependencies
 from .errors import InvalidInput
 from .health import HealthCheck, health_check
-from .interpolation import counters_in, interpolate, interpolate_shell, resolve_variables, split_command
+from .interpolation import counters_in, interpolate, interpolate_shell, resolve_variables, split_command, variables_in
 from .names import as_bool, as_int, as_text, as_text_map, check_keys, check_process_id, describe
 from .quantities import parse_duration, parse_size
 from .restarts import RestartPolicy, restart_policy
@@ -305,10 +305,22 @@ def needs_of(spec: ProcessSpec, counters: Collection[str]) -> tuple[Need, ...]:
         if text:
             where = f'process "{spec.id}": resource "{need.name}"'
             plain = {name: value for name, value in given.items() if name not in needs}
-            values = resolve_variables({**plain, need.name: text}, known, where)
+            values = resolve_variables({**_reached(text, plain), need.name: text}, known, where)
             need = replace(need, value=values[need.name])
         result.append(need)
     return tuple(result)
+
+
+def _reached(text: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that text refers to, also through others. The rest may name what is claimed only later."""
+    found: dict[str, str] = {}
+    waiting = list(variables_in(text))
+    while waiting:
+        name = waiting.pop()
+        if name in variables and name not in found:
+            found[name] = variables[name]
+            waiting.extend(variables_in(variables[name]))
+    return found
 
 
 def builtins_of(spec: ProcessSpec) -> dict[str, str]:
