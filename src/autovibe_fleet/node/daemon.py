@@ -127,10 +127,9 @@ async def serve(folder: Path, driver: str, scope: str) -> None:
     methods = Methods(engine, environments, ended.set)
     server = Server(paths.socket(folder), dict(methods.table()), complain)
     engine.records.on_event.append(server.publish)
-    engine.records.on_event.append(environments.on_event)
     try:
-        output.open()
         await engine.load()
+        output.open()
         await environments.load()
         await server.open()
         gc.collect()

@@ -49,9 +49,13 @@ class Engine(Transitions):
         self.projects = {name: data.get("project_dir", "") for name, data in self.store.environments().items()}
         for ident, (spec, status) in self.store.processes().items():
             self.processes[ident] = Managed(spec, status)
-            self.output.add(spec, self.projects.get(spec.environment, ""))
+            self.output.add(spec, self.projects.get(spec.environment, ""), status.pid)
         loop = asyncio.get_running_loop()
-        self.supervisor.listen(lambda ids: loop.call_soon_threadsafe(self._look_soon, list(ids)))
+
+        def look(ids: Sequence[str]) -> None:
+            loop.call_soon_threadsafe(self._look_soon, list(ids))
+
+        self.supervisor.listen(look)
         known = {m.id: m.status for m in self.processes.values() if m.status.state not in (life.STOPPED, life.ERROR)}
         observed = await self._call(self.supervisor.observe, known) if known else {}
         for ident, seen in observed.items():
@@ -168,9 +172,7 @@ class Engine(Transitions):
             for ident in wanted:
                 m = self.processes[ident]
                 if m.status.state == life.STOPPING:
-                    await self.records.until(
-                        lambda m=m: m.status.state != life.STOPPING, time.monotonic() + m.spec.stop_timeout + 10
-                    )  # type: ignore[misc]
+                    await self._no_longer_stopping(m, time.monotonic() + m.spec.stop_timeout + 10)
                 if m.status.state in life.WANTED and not (again and m.status.state == life.BACKOFF):
                     continue
                 if m.completed and not (again and ident in ids):
@@ -263,9 +265,12 @@ class Engine(Transitions):
             self.records.flush()
             limit = max([deadline, *(time.monotonic() + m.spec.stop_timeout + 5 for m in stopping)])
             for m in stopping:
-                if not await self.records.until(lambda m=m: m.status.state not in (life.STOPPING,), limit):  # type: ignore[misc]
+                if not await self._no_longer_stopping(m, limit):
                     raise TimedOut(f'process "{m.id}": still runs as pid {m.status.pid} after SIGKILL')
             self.supervisor.forget(m.id for m in stopping if m.status.state == life.STOPPED)
+
+    async def _no_longer_stopping(self, m: Managed, deadline: float) -> bool:
+        return await self.records.until(lambda: m.status.state != life.STOPPING, deadline)
 
     async def stop_all(self, timeout: float = 60.0) -> list[str]:
         """Stop every process that runs or is wanted and return their ids."""

@@ -21,6 +21,7 @@ from .engine import Engine
 from .views import timestamp, views
 
 STATES = ("active", "inactive", "absent")
+_ECHO = 1.0  # seconds after a health check in which a line of output is taken for its echo
 _LOOK = 15.0  # seconds at most between two looks at connections while an inactivity timeout runs
 
 
@@ -54,8 +55,8 @@ class Environments:
         for name, data in self.engine.store.environments().items():
             known = {key: data[key] for key in Record.__dataclass_fields__ if key in data}
             self.records[name] = Record(**{**known, "name": name, "path": data["path"]})
-            self._seen[name] = time.monotonic() - max(0.0, time.time() - self.records[name].last_activity)
-        self.engine.output.on_activity = self._printed
+            self._seen[name] = time.monotonic() - activity.idle(self.records[name].last_activity, time.time())
+        self.engine.output.on_printed = self._printed
         self._schedule()
 
     async def close(self) -> None:
@@ -191,8 +192,7 @@ class Environments:
         path = str(project_files.find(found.project_dir))
         for record in [r for r in self.records.values() if r.path == path and r.name != name]:
             await self._deactivate(record.name, timeout, forget=True)
-        timeout_idle = found.inactivity_timeout if found.auto_shutdown else 0.0
-        record = Record(name, path, found.project_dir, True, timeout_idle, time.time())
+        record = Record(name, path, found.project_dir, True, found.idle_limit, time.time())
         items = [spec.to_dict() for spec in found.processes]
         gone = [{"id": ident} for ident in self._members(name) if ident not in {spec.id for spec in found.processes}]
         self.engine.plan(items, "started")
@@ -272,13 +272,15 @@ class Environments:
         if name in self._seen:
             self._seen[name] = time.monotonic()
 
-    def on_event(self, event: Mapping[str, Any]) -> None:
-        """Take note of process events; a restart by itself is no activity."""
-
     def _printed(self, ident: str) -> None:
-        name = ident.partition("/")[0] if "/" in ident else ""
-        if name:
-            self.touch(name)
+        if "/" in ident:
+            self._print_seen(ident.partition("/")[0], time.monotonic())
+
+    def _print_seen(self, name: str, moment: float) -> None:
+        """Count a line of output as activity, unless it is the echo of a health check, such as a line of an access log."""
+        asked = max((self.engine.health.asked.get(ident, 0.0) for ident in self._members(name)), default=0.0)
+        if not 0 <= moment - asked <= _ECHO and moment > self._seen.get(name, moment):
+            self._seen[name] = moment
 
     def _record_activity(self, name: str) -> None:
         record = self.records[name]
@@ -312,8 +314,12 @@ class Environments:
                 for kind, value in self.engine.processes[ident].status.claimed.values()
                 if value.isdigit() and kind.endswith("port")
             }
-            if ports and activity.established_ports(ports):
+            pids = [pid for ident in self._members(record.name) if (pid := self.engine.processes[ident].status.pid)]
+            if ports and activity.established_ports(ports, pids):
                 self.touch(record.name)
+            printed = max((self.engine.output.last_printed(ident) for ident in self._members(record.name)), default=0.0)
+            if printed:
+                self._print_seen(record.name, time.monotonic() - activity.idle(printed, time.time()))
             idle = time.monotonic() - self._seen[record.name]
             if idle >= record.inactivity_timeout and record.name not in self._busy:
                 task = asyncio.get_running_loop().create_task(self._fall_asleep(record.name, idle))
@@ -334,4 +340,4 @@ class Environments:
                         )
                     await self._deactivate(name, 60.0)
         except FleetError as error:
-            self.engine.output.daemon(f"environment {name}: inactivity shutdown: {error}")
+            self.engine.output.complain(f"environment {name}: inactivity shutdown: {error}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ class HealthChecks:
     def __init__(self, verdict: Callable[[str, bool, str], None]) -> None:
         self._verdict = verdict
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.asked: dict[str, float] = {}
 
     def watch(self, ident: str, check: HealthCheck, launch: Launch, folder: str, status: ProcessStatus) -> None:
         self.forget(ident)
@@ -44,6 +46,7 @@ class HealthChecks:
         failed = 0
         while True:
             await asyncio.sleep(check.interval)
+            self.asked[ident] = time.monotonic()
             result = await self.ask(check, launch, folder, status)
             failed = 0 if result.ok else failed + 1
             if result.ok or failed == check.retries:

@@ -39,7 +39,7 @@ class Transitions:
         self.processes: dict[str, Managed] = {}
         self.projects: dict[str, str] = {}
         self.health = HealthChecks(self._checked)
-        self.records = Records(store, self.processes, output.daemon)
+        self.records = Records(store, self.processes, output.complain)
         self._pending: set[str] = set()
         self._advancing = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -113,10 +113,11 @@ class Transitions:
         self._advancing = False
         batch = []
         for ident in list(self._pending):
-            m = self.processes.get(ident)
-            if m is None or m.status.state != life.STARTING:
+            waiting = self.processes.get(ident)
+            if waiting is None or waiting.status.state != life.STARTING:
                 self._pending.discard(ident)
                 continue
+            m = waiting
             waits, failed = self._gate(m)
             m.waiting = waits
             if failed:
@@ -188,7 +189,7 @@ class Transitions:
                 pid=outcome.pid, pid_start=outcome.pid_start, started=now, ended=0.0, healthy=None, error=""
             )
             self.records.mark(m.id)
-            self.output.note(m.id, outcome.pid, "started", level="Lifecycle")
+            self.output.note(m.id, outcome.pid, "started")
             if m.status.state == life.STOPPING:
                 self._do_terminate(m)
             else:
@@ -337,10 +338,10 @@ class Transitions:
             m.kill_timer.cancel()
             m.kill_timer = None
         self.output.drain(m.id)
-        self.output.note(m.id, m.status.pid, ended_text(code), level="Lifecycle")
+        self.output.note(m.id, m.status.pid, ended_text(code))
         changes: dict[str, Any] = {"pid": 0, "pid_start": 0, "ended": time.time(), "exit_code": code, "healthy": None}
         policy = m.spec.restart
-        last = self.output.last_line(m.id)
+        last = self.output.last_line(m.id, m.status.pid)
         why = f'process "{m.id}": {m.late or ended_text(code)}' + (f": {last}" if last and code != 0 else "")
         if m.status.state == life.STOPPING:
             self._event(m, life.GONE, **changes)
@@ -409,7 +410,7 @@ class Transitions:
             m.ready_task = None
         m.crashes += 1
         code = seen.exit_code
-        self.output.note(m.id, m.status.pid, ended_text(code), level="Lifecycle")
+        self.output.note(m.id, m.status.pid, ended_text(code))
         why = f'process "{m.id}": {ended_text(code)}'
         self._event(
             m,
@@ -456,7 +457,7 @@ class Transitions:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             error = task.exception()
-            self.output.daemon(f"{type(error).__name__}: {error}", error)
+            self.output.complain(f"{type(error).__name__}: {error}", error)
 
     async def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self.supervisor.blocking:

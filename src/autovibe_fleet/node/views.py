@@ -12,7 +12,8 @@ from typing import Any
 from fleet_core import lifecycle as life
 from fleet_node import procfs
 
-from .engine import Engine, Managed
+from .engine import Engine
+from .managed import Managed
 
 
 def timestamp(seconds: float) -> str | None:
@@ -61,6 +62,7 @@ def view(engine: Engine, m: Managed, facts: dict[str, Any]) -> dict[str, Any]:
         "working_dir": m.folder or spec.working_dir,
         "depends_on": [item.to_dict() for item in spec.depends_on],
         "log_file": str(engine.output.path(spec.id)),
+        "unit": engine.output.unit(spec.id),
         "adopted": status.adopted,
         "waiting_for": m.waiting,
     }
