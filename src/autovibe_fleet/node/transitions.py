@@ -160,7 +160,7 @@ class Transitions:
         for m in batch:
             try:
                 jobs.append(self._render(m))
-                await self._ensure_output(m)
+                self.output.add(m.spec, self.projects.get(m.spec.environment, ""))
             except FleetError as error:
                 m.spawning = False
                 self._event(m, life.LAUNCH_FAILED, error=str(error), ended=time.time())
@@ -170,9 +170,7 @@ class Transitions:
             outcomes = {job.id: error for job in jobs}
         now, moment = time.time(), time.monotonic()
         for job in jobs:
-            m = self.processes.get(job.id)
-            if m is None:
-                continue
+            m = self.processes[job.id]
             m.spawning = False
             outcome = outcomes.get(job.id) or ProcessFailed(
                 f'process "{job.id}": the {self.supervisor.name} supervisor did not answer'
@@ -195,9 +193,6 @@ class Transitions:
             else:
                 self._watch_start(m)
         self._advance_soon()
-
-    async def _ensure_output(self, m: Managed) -> None:
-        self.output.add(m.spec, self.projects.get(m.spec.environment, ""))
 
     def _watch_start(self, m: Managed) -> None:
         """Wait for readiness, or call the process running at once when nothing says how to ask."""
