@@ -116,7 +116,7 @@ async def serve(folder: Path, driver: str, scope: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # SIG_IGN would be inherited by every process
     store = Store(folder)
     if store.kept_aside is not None:
         complain(f"the database was damaged; it is kept as {store.kept_aside}, and a new one was begun")
