@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, MutableMapping
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -47,6 +49,8 @@ PANELS: dict[str, dict[str, str]] = {
     },
 }
 CONTEXT = {"help_option_names": ["-h", "--help"]}
+# Boxes and colors in the help are for terminals.
+_MARKUP: Literal["rich"] | None = "rich" if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else None
 
 
 class LazyCommands(MutableMapping[str, Any]):
@@ -80,12 +84,13 @@ def _build(name: str, panel: str) -> Any:
     found = getattr(import_module(f"autovibe_fleet.cli.{module}"), attribute)
     if isinstance(found, typer.Typer):
         group = found
+        group.rich_markup_mode = _MARKUP
         group._add_completion = False
     else:
-        group = typer.Typer(add_completion=False)
+        group = typer.Typer(add_completion=False, rich_markup_mode=_MARKUP)
         settings = dict(getattr(found, "settings", {}))
         settings["context_settings"] = {**CONTEXT, **settings.get("context_settings", {})}
-        group.command(name, **settings)(with_session(found))
+        group.command(name, **settings)(with_session(found, tuple(sessions.SHARED)))
     command: Any = typer.main.get_command(group)
     command.name = name
     command.rich_help_panel = panel
@@ -100,7 +105,7 @@ class Commands(TyperGroup):
         self.commands = LazyCommands()
 
 
-app = typer.Typer(name="fleet", cls=Commands, no_args_is_help=True, context_settings=CONTEXT)
+app = typer.Typer(name="fleet", cls=Commands, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=_MARKUP)
 
 
 def _print_version(wanted: bool) -> None:
@@ -109,7 +114,9 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(
+    epilog="Exit codes and other topics: `fleet help exit-codes`, `fleet help environment`, `fleet help names`."
+)
 def fleet(
     as_json: sessions.AsJson = False,
     state_dir: sessions.StateDir = "",

@@ -63,7 +63,7 @@ def activate(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until every process is up.")] = True,
     timeout: Timeout = "",
 ) -> None:
-    """Start all the processes of a project, in the order of their dependencies."""
+    """Start a project's processes, in order, and wait for them."""
     session.environment = path or session.environment
     name, file = projects.chosen(session)
     if file is None and not name:
@@ -132,7 +132,7 @@ def _known(session: Session) -> dict[str, str]:
 
 
 def status(session: Session, path: Where = "") -> None:
-    """Show an environment and its processes; outside of a project, fleetd and how many processes it has."""
+    """Show an environment, or fleetd outside of a project."""
     session.environment = path or session.environment
     name, file = projects.chosen(session)
     if not name and file is None:
@@ -152,7 +152,6 @@ def status(session: Session, path: Where = "") -> None:
             "Inactivity timeout": duration(environment["inactivity_timeout"])
             if environment["inactivity_timeout"]
             else None,
-            "Idle": duration(environment["idle"]) if environment["status"] == "active" else None,
         }
     )
     session.out.line("")
@@ -213,7 +212,7 @@ def list_environments(session: Session) -> None:
     columns = (
         Column("NAME"),
         Column("STATUS"),
-        Column("RUNNING", right=True),
+        Column("UP", right=True),
         Column("IDLE", right=True),
         Column("PROJECT"),
     )
@@ -221,13 +220,17 @@ def list_environments(session: Session) -> None:
         (
             item["name"],
             item["status"],
-            f"{sum(process['status'] == 'running' for process in item['processes'])}/{len(item['processes'])}",
+            f"{sum(_is_up(process) for process in item['processes'])}/{len(item['processes'])}",
             duration(item["idle"]) if item["status"] == "active" else None,
             item["path"],
         )
         for item in found
     ]
     session.out.table(columns, rows, empty="No environments. Run `fleet activate` in a project.")
+
+
+def _is_up(process: Mapping[str, Any]) -> bool:
+    return bool(process["status"] == "running" or process.get("completed"))
 
 
 def _show_processes(session: Session, processes: Sequence[Mapping[str, Any]]) -> None:

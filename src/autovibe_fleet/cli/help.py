@@ -67,7 +67,7 @@ def help_topic(
     context: typer.Context,
     topic: Annotated[str, typer.Argument(metavar="[TOPIC|COMMAND]", autocompletion=_complete)] = "",
 ) -> None:
-    """Show help on a command, or on exit-codes, environment, names."""
+    """Show help on a command or a topic."""
     root = context.find_root()
     if not topic:
         print(root.get_help())

@@ -44,11 +44,13 @@ def start(
     wait: Wait = True,
     timeout: Timeout = "",
 ) -> None:
-    """Start a process: from a template, by its name when it is declared, or from a command after --.
+    """Start a process from a template, a declaration or a command.
 
-    fleet start TEMPLATE NAME --KEY=VALUE   a bare --KEY is true; the name of a resource gives its value
-    fleet start NAME                        in a project folder also a process of its environment
-    fleet start NAME -- COMMAND ARGUMENT... in this folder; %tcpport in it claims a free port
+    \b
+    fleet start NAME                       in a project also a process of its environment
+    fleet start TEMPLATE NAME --KEY=VALUE  variables; a bare --KEY is true; the name of a
+                                           resource, as in --tcpport=8080, asks for that value
+    fleet start NAME -- COMMAND            in this folder; %tcpport claims a free port
     """
     command = (context.obj or {}).get("command")
     names = [word for word in words if not word.startswith("-")]
@@ -129,17 +131,20 @@ def _check_template(session: Session, names: Sequence[str]) -> None:
 
 
 def stop(session: Session, names: Names, timeout: Timeout = "") -> None:
-    """Stop processes, whole process groups, and give back what they have claimed."""
+    """Stop processes and give back what they claim.
+
+    The whole process group ends: with the stop signal, and with SIGKILL after the stop timeout.
+    """
     _change(session, "processes.stop", {"ids": projects.process_ids(session, names)}, True, timeout)
 
 
 def restart(session: Session, names: Names, wait: Wait = True, timeout: Timeout = "") -> None:
-    """Restart processes; each keeps its ports, files and other resources."""
+    """Restart processes; they keep their resources."""
     _change(session, "processes.restart", {"ids": projects.process_ids(session, names)}, wait, timeout)
 
 
 def delete(session: Session, names: Names, timeout: Timeout = "") -> None:
-    """Stop processes and forget their declarations. Logs stay."""
+    """Stop processes and forget them; their logs stay."""
     _change(session, "processes.delete", {"ids": projects.process_ids(session, names)}, True, timeout)
 
 
@@ -192,7 +197,10 @@ def ps(
     ] = None,
     running: Annotated[bool, typer.Option("--running", "-r", help="Leave out what does not run.")] = False,
 ) -> None:
-    """List the processes of this host; with -e, those of one environment."""
+    """List the processes of this host.
+
+    With -e, those of one environment. When fleetd does not run, as it recorded them last.
+    """
     client = session.running_client()
     ids = projects.process_ids(session, names) if names else None
     environment = projects.chosen(session)[0] or None if session.environment else None
@@ -246,7 +254,10 @@ def inspect(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.processes)],
 ) -> None:
-    """Show all that is known of a process, and how it is declared. Values of secrets are hidden."""
+    """Show all about a process, and how it is declared.
+
+    Values of secrets are hidden.
+    """
     answer = session.call("processes.inspect", id=projects.process_ids(session, [name])[0])
     if session.as_json:
         session.out.data(answer)
@@ -303,7 +314,7 @@ def discover(
     port: Annotated[int | None, typer.Option("--port", help="The process that listens on a TCP port.")] = None,
     adopt: Annotated[str, typer.Option("--adopt", metavar="NAME", help="Take it over under this name.")] = "",
 ) -> None:
-    """Find a process that runs outside the fleet, by pid or port, and take it over with --adopt."""
+    """Find a process outside the fleet; --adopt takes it over."""
     if (pid is None) == (port is None):
         raise InvalidInput("discover: expected --pid or --port")
     given = {"pid": pid, "port": port}
@@ -340,7 +351,10 @@ def run_action(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.processes)],
 ) -> None:
-    """Run the action that a process's template offers, and return its exit code."""
+    """Run the action of a process's template.
+
+    The exit code is that of the action.
+    """
     answer = session.call("processes.run_action", id=projects.process_ids(session, [name])[0])
     if session.as_json:
         session.out.data(answer)
@@ -356,7 +370,7 @@ def kill_all(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     timeout: Timeout = "",
 ) -> None:
-    """Stop every process of every environment on this host."""
+    """Stop every process on this host."""
     if not yes:
         import sys
 

@@ -16,7 +16,7 @@ from . import completion
 from .output import Column
 from .session import Session, with_session
 
-app = typer.Typer(no_args_is_help=True, help="Resource types: what processes can claim, and how a value is checked.")
+app = typer.Typer(no_args_is_help=True, help="Resource types: what can be claimed, and how it is checked.")
 _NOT = ("false", "no", "off", "0")
 
 

@@ -18,7 +18,7 @@ from . import completion
 from .output import Column
 from .session import Session, with_session
 
-app = typer.Typer(no_args_is_help=True, help="Claims: which owner holds which port, file or device.")
+app = typer.Typer(no_args_is_help=True, help="Claimed ports, files and devices.")
 Asked = Annotated[
     list[str],
     typer.Argument(
@@ -60,7 +60,10 @@ def _show(session: Session, found: Iterable[Claim], empty: str) -> None:
 @app.command()
 @with_session
 def claim(session: Session, owner: Owner, resources: Asked) -> None:
-    """Claim resources for an owner: all of them, or none. What it holds already stays."""
+    """Claim resources for an owner, all or none.
+
+    What it holds already stays.
+    """
     asked = [{"owner": owner, "resources": [_request(text) for text in resources]}]
     allocation = claims.claim(session.store, declarations.requests(asked))
     change = declarations.allocation_change(allocation)
@@ -89,7 +92,7 @@ def release(
         list[str] | None, typer.Argument(metavar="[TYPE[:VALUE]]...", autocompletion=completion.resource_types)
     ] = None,
 ) -> None:
-    """Give back all that an owner holds, or only the named resources."""
+    """Give back what an owner holds, or some of it."""
     asked = [{"owner": owner, "resources": [_request(text) for text in resources or []]}]
     found = declarations.to_release(session.store, asked)
     if not found:
@@ -117,7 +120,10 @@ def reap(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them.")] = False,
 ) -> None:
-    """Release the claims of owners that are no declared process (any more)."""
+    """Release the claims of vanished owners.
+
+    That is every owner that is no declared process, or not any more.
+    """
     found = claims.vanished(session.store, keep or [])
     if dry_run:
         _show(session, found, empty="No claims of vanished owners.")

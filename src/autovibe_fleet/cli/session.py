@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -109,22 +109,24 @@ class Session:
 current = Session()
 
 
-def with_session(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a Typer command that takes the shared options in place of the function's first parameter, a Session."""
+def with_session(
+    function: Callable[..., None], names: Sequence[str] = ("as_json", "state_dir", "debug")
+) -> Callable[..., None]:
+    """Return a Typer command that takes shared options in place of the function's first parameter, a Session."""
     hints = get_type_hints(function, include_extras=True)
     own = list(inspect.signature(function).parameters.values())[1:]
     parameters = [part.replace(annotation=hints[part.name], kind=inspect.Parameter.KEYWORD_ONLY) for part in own]
-    for name, (annotation, default) in SHARED.items():
+    for name, (annotation, default) in ((name, SHARED[name]) for name in names):
         parameters.append(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )
 
     @functools.wraps(function)
     def run(**given: Any) -> None:
-        adopt({name: given.pop(name) for name in SHARED})
+        adopt({name: given.pop(name) for name in names})
         function(current, **given)
 
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {part.name: part.annotation for part in parameters}
     return run

@@ -18,7 +18,7 @@ from . import daemon
 from .arguments import TIMEOUT
 from .session import Session, with_session
 
-app = typer.Typer(no_args_is_help=True, help="The whole state as readable JSON, in the format of the process manager.")
+app = typer.Typer(no_args_is_help=True, help="Export and import the whole state as JSON.")
 
 
 @app.command()
@@ -31,7 +31,10 @@ def export(
         typer.Option("--check-means", metavar="free|in_use", help="What exit code 0 of the written checks shall say."),
     ] = "free",
 ) -> None:
-    """Write types, templates, processes and claims as JSON. It holds secrets of declarations."""
+    """Write types, templates, processes and claims as JSON.
+
+    It holds the secrets of declarations.
+    """
     data = state_file.export_state(session.store, check_means)
     if file == "-":
         sys.stdout.write(state_file.render(data))
@@ -56,7 +59,7 @@ def import_file(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
 ) -> None:
-    """Take over types, templates, processes and claims from JSON: all of it, or nothing.
+    """Take over what an export holds: all of it, or nothing.
 
     Processes of the file that run are adopted. What is here already stays.
     """

@@ -20,7 +20,7 @@ from . import completion
 from .output import Column
 from .session import Session, with_session
 
-app = typer.Typer(no_args_is_help=True, help="Templates: processes with variables, to start as often as you like.")
+app = typer.Typer(no_args_is_help=True, help="Templates: processes with variables.")
 Ids = Annotated[list[str], typer.Argument(metavar="TEMPLATE...", autocompletion=completion.templates)]
 
 
@@ -59,7 +59,10 @@ def _words(resource: Any) -> str:
 def show(
     session: Session, name: Annotated[str, typer.Argument(metavar="TEMPLATE", autocompletion=completion.templates)]
 ) -> None:
-    """Show one template. Values of secrets are hidden; `fleet template export` has them."""
+    """Show one template.
+
+    Values of secrets are hidden; `fleet template export` has them.
+    """
     data = declarations.public_template(_one(session, name))
     if session.as_json:
         session.out.data({"template": data})
