@@ -53,7 +53,8 @@ def report(folder: Path, *, stay: bool = True) -> str:
     return (
         "import json, os, resource, sys, time\n"
         "facts = {'argv': sys.argv[1:], 'env': dict(os.environ), 'cwd': os.getcwd(), 'uid': os.geteuid(),\n"
-        " 'gid': os.getegid(), 'groups': os.getgroups(), 'files': resource.getrlimit(resource.RLIMIT_NOFILE)[0], 'nice': os.nice(0)}\n"
+        " 'gid': os.getegid(), 'groups': os.getgroups(), 'files': resource.getrlimit(resource.RLIMIT_NOFILE)[0],\n"
+        " 'nice': os.nice(0)}\n"
         f"open({str(folder / 'new')!r}, 'w').write(json.dumps(facts))\n"
         f"os.rename({str(folder / 'new')!r}, {str(folder / 'facts')!r})\n"
     ) + ("time.sleep(1000)\n" if stay else "")
