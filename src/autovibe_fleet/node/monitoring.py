@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from fleet_core.errors import TimedOut
 from fleet_core.health import HealthCheck, HttpTarget, parse_url
 from fleet_core.process_status import ProcessStatus
 from fleet_core.processes import Launch
@@ -67,17 +70,30 @@ class HealthChecks:
                 line = await asyncio.wait_for(reader.readline(), check.timeout)
                 found = line.split()[1].decode() if len(line.split()) > 1 else "nothing"
                 return Result(found[:1] in ("2", "3"), f"{check.url}: expected 2xx or 3xx, found {found}")
-        except (OSError, asyncio.TimeoutError) as error:
-            return Result(False, f"{check.url}: {error}")
+        except (OSError, ValueError, asyncio.TimeoutError, TimedOut) as error:
+            return Result(False, f"{check.url}: {error or f'no answer within {check.timeout:g} s'}")
 
     async def run(self, argv: Sequence[str], env: Mapping[str, str], folder: str, timeout: float) -> tuple[int, str]:
-        import os
-        import subprocess
+        """Return exit code and output of a command. Raises TimedOut when it takes longer; then its whole group is ended."""
 
-        def work() -> Any:
-            return subprocess.run(
-                argv, env={**os.environ, **env}, cwd=folder, timeout=timeout, capture_output=True, text=True
-            )
+        def work() -> tuple[int, str]:
+            with subprocess.Popen(
+                argv,
+                env={**os.environ, **env},
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            ) as child:
+                try:
+                    output, _none = child.communicate(timeout=timeout)
+                except subprocess.TimeoutExpired:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(child.pid, signal.SIGKILL)
+                    raise TimedOut(f"no answer within {timeout:g} s") from None
+            return child.returncode, output
 
-        done = await asyncio.to_thread(work)
-        return done.returncode, done.stdout + done.stderr
+        return await asyncio.to_thread(work)
