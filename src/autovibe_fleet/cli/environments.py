@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fleet_core.environments import FILE_NAME
 from fleet_core.errors import NotFound, ProcessFailed, TimedOut
 
 from . import completion, progress, projects
@@ -67,7 +68,7 @@ def activate(
     session.environment = path or session.environment
     name, file = projects.chosen(session)
     if file is None and not name:
-        raise NotFound(f"no {projects.FILE} in {os.getcwd()} or above it; `fleet init` writes one")
+        raise NotFound(f"no {FILE_NAME} in {os.getcwd()} or above it; `fleet init` writes one")
     item = {"path": str(file)} if file is not None else {"name": name}
     try:
         with progress.shown(session, environment=name or _name_in(session, file)):
@@ -127,7 +128,7 @@ def _known(session: Session) -> dict[str, str]:
     if name:
         return {"name": name}
     if file is None:
-        raise NotFound(f"no {projects.FILE} in {os.getcwd()} or above it, and no environment was named")
+        raise NotFound(f"no {FILE_NAME} in {os.getcwd()} or above it, and no environment was named")
     raise NotFound(f"environment of {file}: not activated yet; run `fleet activate`")
 
 

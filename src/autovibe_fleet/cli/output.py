@@ -176,3 +176,18 @@ def size(number: int | None) -> str:
     while value >= 1024 and len(units) > 1:
         value, units = value / 1024, units[1:]
     return f"{value:.0f}{units[0]}" if units[0] == "B" or value >= 10 else f"{value:.1f}{units[0]}"
+
+
+def described(key: str, value: Any) -> Any:
+    """Return a declared field of a process as text, or as a list of lines."""
+    if key in ("readiness", "health") and isinstance(value, Mapping):
+        times = f"every {value['interval']:g} s, timeout {value['timeout']:g} s, {value['retries']} retries"
+        return [str(value["url"]), times + (f", then {value['action']}" if key == "health" else "")]
+    if key == "restart" and isinstance(value, Mapping):
+        limit = f", at most {value['burst']} times in {value['window']:g} s" if value["burst"] else ""
+        return f"{value['policy']}, after {value['delay']:g} s to {value['max_delay']:g} s{limit}"
+    if isinstance(value, Mapping):
+        return [f"{name}={item}" for name, item in value.items()]
+    if isinstance(value, list):
+        return [" ".join(f"{k}={v}" for k, v in item.items()) if isinstance(item, Mapping) else item for item in value]
+    return value

@@ -14,7 +14,7 @@ from fleet_core.errors import InvalidInput, NotFound, ProcessFailed, TimedOut
 
 from . import completion, progress, projects
 from .arguments import Assignments, Names, Timeout, declaration, seconds
-from .output import Column, duration, size
+from .output import Column, described, duration, size
 from .session import Session
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes are up.")]
@@ -292,20 +292,7 @@ def inspect(
     session.out.line("")
     session.out.line("Declared as:", style="bold")
     shown = ("id", "template", "label", "depends_on")
-    session.out.pairs({f"  {key}": _plain(value) for key, value in declared.items() if key not in shown})
-
-
-def _plain(value: Any) -> Any:
-    """Return a declared value as text or a list of lines."""
-    if isinstance(value, Mapping):
-        return [f"{key}={item}" for key, item in value.items()]
-    if isinstance(value, list):
-        return [_words(item) for item in value]
-    return value
-
-
-def _words(item: Any) -> str:
-    return " ".join(f"{key}={value}" for key, value in item.items()) if isinstance(item, Mapping) else str(item)
+    session.out.pairs({f"  {key}": described(key, value) for key, value in declared.items() if key not in shown})
 
 
 def discover(

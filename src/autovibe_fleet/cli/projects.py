@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fleet_core.environments import FILE_NAME
 from fleet_core.errors import FleetError, NotFound
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from .session import Session
 
-FILE = ".runcept.toml"
-
 
 def find(start: str | os.PathLike[str]) -> Path | None:
     """Return the project file of a folder, searched upwards, or the file itself."""
@@ -25,8 +24,8 @@ def find(start: str | os.PathLike[str]) -> Path | None:
     if path.is_file():
         return path
     for folder in (path, *path.parents):
-        if (folder / FILE).is_file():
-            return folder / FILE
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
     return None
 
 
@@ -41,7 +40,9 @@ def chosen(session: Session) -> tuple[str, Path | None]:
     path = find(given or os.getcwd())
     if path is None:
         if given:
-            raise NotFound(f'environment "{given}": expected a known name or a folder with {FILE} in it or above it')
+            raise NotFound(
+                f'environment "{given}": expected a known name or a folder with {FILE_NAME} in it or above it'
+            )
         return "", None
     return recorded_name(session.store, path), path
 

@@ -16,12 +16,10 @@ from . import completion
 from .output import Column
 from .session import Session, with_session
 
-app = typer.Typer(no_args_is_help=True, help="Resource types: what can be claimed, and how it is checked.")
+app = typer.Typer()
 _NOT = ("false", "no", "off", "0")
 
 
-@app.command("list")
-@with_session
 def list_types(session: Session) -> None:
     """List the resource types."""
     kinds = session.store.types()
@@ -36,6 +34,17 @@ def list_types(session: Session) -> None:
     )
     rows = [(name, _range(kind), _condition(kind), kind.description) for name, kind in kinds.items()]
     session.out.table(columns, rows)
+
+
+app.command("list")(with_session(list_types))
+
+
+@app.callback(invoke_without_command=True, help="Resource types: what can be claimed, and how it is checked.")
+@with_session
+def without_command(session: Session, context: typer.Context) -> None:
+    """List them when no command is given."""
+    if context.invoked_subcommand is None:
+        list_types(session)
 
 
 def _range(kind: ResourceType) -> str:

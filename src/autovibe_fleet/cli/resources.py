@@ -18,7 +18,7 @@ from . import completion
 from .output import Column
 from .session import Session, with_session
 
-app = typer.Typer(no_args_is_help=True, help="Claimed ports, files and devices.")
+app = typer.Typer()
 Asked = Annotated[
     list[str],
     typer.Argument(
@@ -30,8 +30,6 @@ Asked = Annotated[
 Owner = Annotated[str, typer.Argument(metavar="OWNER", autocompletion=completion.owners)]
 
 
-@app.command("list")
-@with_session
 def list_claims(
     session: Session,
     owner: Annotated[
@@ -46,6 +44,17 @@ def list_claims(
     found = claims.vanished(session.store) if vanished else session.store.claims([owner] if owner else None)
     found = [claim for claim in found if owner in ("", claim.owner) and kind in ("", claim.type)]
     _show(session, found, empty="Nothing is claimed.")
+
+
+app.command("list")(with_session(list_claims))
+
+
+@app.callback(invoke_without_command=True, help="Claimed ports, files and devices.")
+@with_session
+def without_command(session: Session, context: typer.Context) -> None:
+    """List them when no command is given."""
+    if context.invoked_subcommand is None:
+        list_claims(session)
 
 
 def _show(session: Session, found: Iterable[Claim], empty: str) -> None:

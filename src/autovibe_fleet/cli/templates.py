@@ -17,34 +17,36 @@ from fleet_core.names import describe, nearest
 from fleet_node import declarations
 
 from . import completion
-from .output import Column
+from .output import Column, described
 from .session import Session, with_session
 
-app = typer.Typer(no_args_is_help=True, help="Templates: processes with variables.")
+app = typer.Typer()
 Ids = Annotated[list[str], typer.Argument(metavar="TEMPLATE...", autocompletion=completion.templates)]
 
 
-@app.command("list")
-@with_session
 def list_templates(session: Session) -> None:
     """List the templates."""
     found = session.store.templates()
     if session.as_json:
         session.out.data({"templates": [declarations.public_template(item.to_dict()) for item in found.values()]})
         return
-    columns = (
-        Column("TEMPLATE"),
-        Column("LABEL"),
-        Column("RESOURCES"),
-        Column("VARIABLES"),
-        Column("COMMAND", flexible=True),
-    )
+    columns = (Column("TEMPLATE"), Column("LABEL"), Column("RESOURCES"), Column("VARIABLES"))
     rows = []
     for name, item in found.items():
         data = item.to_dict()
-        resources = [_words(resource) for resource in data["resources"]]
-        rows.append((name, data.get("label"), resources, list(data["vars"]), data["command"]))
+        rows.append((name, data.get("label"), [_words(resource) for resource in data["resources"]], list(data["vars"])))
     session.out.table(columns, rows, empty="No templates. Add one with `fleet template add FILE`.")
+
+
+app.command("list")(with_session(list_templates))
+
+
+@app.callback(invoke_without_command=True, help="Templates: processes with variables.")
+@with_session
+def without_command(session: Session, context: typer.Context) -> None:
+    """List them when no command is given."""
+    if context.invoked_subcommand is None:
+        list_templates(session)
 
 
 def _words(resource: Any) -> str:
@@ -77,9 +79,7 @@ def show(
                 f"{key}={'(must be given)' if value is None else value}" for key, value in data["vars"].items()
             ],
             **{
-                key.capitalize().replace("_", " "): [f"{name}={item}" for name, item in value.items()]
-                if isinstance(value, Mapping)
-                else value
+                key.capitalize().replace("_", " "): described(key, value)
                 for key, value in data.items()
                 if key not in ("id", "label", "command", "resources", "vars")
             },
