@@ -32,8 +32,11 @@ def check_process_id(name: object) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ', did you mean "x"?' for the closest known word, or an empty string."""
-    found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    """Return ', did you mean "x"?' for the closest known word, else one that the word begins, or an empty string."""
+    known = list(known)
+    found = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    if not found and len(str(word)) > 2:
+        found = sorted((other for other in known if other.startswith(str(word))), key=len)[:1]
     return f', did you mean "{found[0]}"?' if found else ""
 
 
