@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from fleet_core import lifecycle as life
 from fleet_core.errors import InvalidInput, NotFound
 from fleet_core.interpolation import interpolate_shell
 from fleet_core.names import nearest
@@ -59,10 +60,15 @@ class Methods:
     async def daemon_stop(self, processes: bool = False, timeout: Any = 60) -> dict[str, Any]:
         stopped: list[str] = []
         if processes:
-            await self.environments.deactivate_all()
-            stopped = await self.engine.stop_all(_seconds(timeout))
+            stopped = await self._stop_everything(_seconds(timeout))
         asyncio.get_running_loop().call_later(0.05, self._stop)
         return {"stopped": stopped}
+
+    async def _stop_everything(self, timeout: float) -> list[str]:
+        running = [m.id for m in self.engine.processes.values() if m.status.state not in (life.STOPPED, life.ERROR)]
+        await self.environments.deactivate_all()
+        await self.engine.stop_all(timeout)
+        return running
 
     # Processes
 
@@ -108,8 +114,7 @@ class Methods:
         return await self.processes_apply([{"id": i} for i in _ids(ids)], "absent", wait, timeout)
 
     async def processes_kill_all(self, timeout: Any = 60) -> dict[str, Any]:
-        await self.environments.deactivate_all()
-        return {"stopped": await self.engine.stop_all(_seconds(timeout))}
+        return {"stopped": await self._stop_everything(_seconds(timeout))}
 
     async def processes_inspect(self, id: str) -> dict[str, Any]:
         if id not in self.engine.processes:
