@@ -187,7 +187,7 @@ def described(key: str, value: Any) -> Any:
         limit = f", at most {value['burst']} times in {value['window']:g} s" if value["burst"] else ""
         return f"{value['policy']}, after {value['delay']:g} s to {value['max_delay']:g} s{limit}"
     if isinstance(value, Mapping):
-        return [f"{name}={item}" for name, item in value.items()]
+        return [f"{name}={item}" for name, item in value.items() if key != "limits" or item]
     if isinstance(value, list):
         return [" ".join(f"{k}={v}" for k, v in item.items()) if isinstance(item, Mapping) else item for item in value]
     return value

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -16,6 +17,9 @@ from . import completion, progress, projects
 from .arguments import Assignments, Names, Timeout, declaration, seconds
 from .output import Column, described, duration, size
 from .session import Session
+
+# Ends about which the log of the process says more.
+_PRINTED = re.compile(r"exit code|killed by|not ready|in time|unhealthy")
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes are up.")]
 
@@ -154,7 +158,7 @@ def _change(session: Session, method: str, params: dict[str, Any], wait: bool, t
         with progress.shown(session, ids=set(ids)):
             answer = session.call(method, **params, wait=wait, timeout=seconds(timeout))
     except (ProcessFailed, TimedOut) as error:
-        if len(ids) == 1 and "fleetd" not in error.message:
+        if len(ids) == 1 and _PRINTED.search(error.message):
             raise type(error)(f"{error.message}; see `fleet logs {ids[0]}`") from error
         raise
     if session.as_json:
@@ -243,11 +247,22 @@ def show(session: Session, processes: Sequence[Mapping[str, Any]], short_names: 
             process["restarts"],
             size(process["memory"]),
             process["resources"],
-            process["command"],
+            command_line(process["command"]),
         )
         for process in processes
     ]
     session.out.table(columns, rows, empty="No processes. Start one with `fleet start NAME -- COMMAND`.")
+
+
+def command_line(command: str) -> str:
+    """Return a command for people: what a shell runs, without the shell and its quotes."""
+    if not command.startswith("/bin/sh -c "):
+        return command
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    return " ".join(words[2].split()) if len(words) == 3 else command
 
 
 def inspect(
@@ -280,7 +295,7 @@ def inspect(
             "CPU time": f"{process['cpu']:g} s" if process["cpu"] else None,
             "URLs": process["urls"],
             "Resources": [f"{name}={value}" for name, value in process["resources"].items()],
-            "Command": process["command"],
+            "Command": command_line(process["command"]),
             "Folder": process["working_dir"],
             "User": process["user"],
             "Template": process["template"],
