@@ -59,15 +59,15 @@ _AFTER_START = (0.05, 1.0)  # seconds after a start at which its processes are l
 _SETTLED = 300.0  # seconds of life after which the delays before restarts begin at the first one again
 _PROPERTIES = (
     "Id,LoadState,ActiveState,SubState,Result,MainPID,ExecMainCode,ExecMainStatus,ExecMainStartTimestampMonotonic,"
-    "ExecMainPID,NRestarts,Job"
+    "ExecMainPID,NRestarts,StartLimitBurst,StartLimitIntervalUSec,Job"
 )
 _KILLED, _DUMPED = "2", "3"  # waitid(2): CLD_KILLED, CLD_DUMPED
 _EXEC_FAILED = "641257651c1b4ec9a8624d7a40a9e1e7"  # journal message: a step before the program failed
 _FAILED_JOB = re.compile(r"^(?:Job for|Failed to (?:re)?start) (\S+?):? (.*)", re.MULTILINE)
-_RESULTS = {
+_RESULTS = {  # what is not said by the exit code
     "oom-kill": "it was killed for lack of memory",
     "timeout": "it did not start or end in time",
-    "start-limit-hit": "it was restarted too often",
+    "start-limit-hit": "given up after too many restarts",
     "resources": "systemd could not start it: a file or folder that it needs is missing",
     "protocol": "systemd could not start it",
 }
@@ -194,8 +194,8 @@ class Systemd:
             with self._changing:
                 with self._noting:
                     for job in ready:
-                        self._forgotten.pop(self._unit(job.id), None)
-                        self._ended.discard(self._unit(job.id))
+                        self._forgotten.pop(self.unit(job.id), None)
+                        self._ended.discard(self.unit(job.id))
                 if self._write(files):
                     self._reload()
             answers.update(self._start(ready))
@@ -208,12 +208,12 @@ class Systemd:
     def terminate(self, spec: ProcessSpec, status: ProcessStatus) -> None:
         """Stop the unit: the stop signal goes to all of its cgroup, and systemd does not restart it."""
         if not self._signal_adopted(spec, status, getattr(signal, spec.stop_signal)):
-            self._command("stop", "--no-block", "--", self._unit(spec.id))
+            self._command("stop", "--no-block", "--", self.unit(spec.id))
 
     def kill(self, spec: ProcessSpec, status: ProcessStatus) -> None:
         """Send SIGKILL to all of the unit's cgroup."""
         if not self._signal_adopted(spec, status, signal.SIGKILL):
-            self._command("kill", "--signal=SIGKILL", "--", self._unit(spec.id))
+            self._command("kill", "--signal=SIGKILL", "--", self.unit(spec.id))
 
     def observe(self, known: Mapping[str, ProcessStatus]) -> dict[str, Observation]:
         """Ask systemd for all units with one command (for every 200)."""
@@ -222,7 +222,7 @@ class Systemd:
         self._settle(shown)
         found = {}
         for ident, status in known.items():
-            seen = self._observation(ident, shown.get(self._unit(ident), {}), status)
+            seen = self._observation(ident, shown.get(self.unit(ident), {}), status)
             if seen.phase == "absent" and status.adopted and procfs.alive(status.pid, status.pid_start):
                 seen = Observation("alive", status.pid, status.pid_start)
             found[ident] = seen
@@ -230,7 +230,7 @@ class Systemd:
 
     def forget(self, ids: Iterable[str]) -> None:
         """Remove the units of stopped processes, a little later: most are started again. Returns at once."""
-        names = {self._unit(ident): ident for ident in ids}
+        names = {self.unit(ident): ident for ident in ids}
         due = time.monotonic() + (_FORGET_LATER if self._listener is not None else 0.0)
         with self._noting:
             for name, ident in names.items():
@@ -288,7 +288,8 @@ class Systemd:
 
     # Units
 
-    def _unit(self, ident: str) -> str:
+    def unit(self, ident: str) -> str:
+        """Return the unit of a process, under which journald keeps what it prints."""
         return systemd_units.unit_name(ident, self.prefix)
 
     def _keeper(self) -> str:
@@ -317,7 +318,7 @@ class Systemd:
         environ.update(launch.env)
         environ.update(FLEET_PROCESS=job.id, FLEET_LAUNCH=job.token)
         program = os.path.abspath(native.find_program(where, launch.argv[0], environ, job.working_dir))
-        name = self._unit(job.id)
+        name = self.unit(job.id)
         variables = self._variables_file(name)
         text = systemd_units.unit(
             job.spec,
@@ -358,7 +359,7 @@ class Systemd:
     # Starting
 
     def _start(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
-        names = {self._unit(job.id): job for job in jobs}
+        names = {self.unit(job.id): job for job in jobs}
         self._command("start", "--", self._keeper())
         failed: dict[str, str] = {}
         for chunk in _chunks(names):
@@ -389,9 +390,9 @@ class Systemd:
         """Return in one sentence why a unit did not start."""
         where, code = f'process "{job.id}"', int(shown.get("ExecMainStatus") or 0)
         if code == systemd_units.EXEC_FAILED:
-            return f'{where}: "{job.launch.argv[0]}" could not be started{self._journal_reason(self._unit(job.id))}'
+            return f'{where}: "{job.launch.argv[0]}" could not be started{self._journal_reason(self.unit(job.id))}'
         if code in systemd_units.FAILED_STEPS:
-            return f"{where}: {systemd_units.FAILED_STEPS[code]}{self._journal_reason(self._unit(job.id))}"
+            return f"{where}: {systemd_units.FAILED_STEPS[code]}{self._journal_reason(self.unit(job.id))}"
         result = shown.get("Result", "")
         return f"{where}: {_RESULTS[result] if result in _RESULTS else text.rstrip('.')}"
 
@@ -409,7 +410,7 @@ class Systemd:
 
     def _show(self, ids: Iterable[str]) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = {}
-        for chunk in _chunks([self._unit(ident) for ident in ids]):
+        for chunk in _chunks([self.unit(ident) for ident in ids]):
             done = self._run(["show", "--property", _PROPERTIES, "--", *chunk], 30.0)
             if done.returncode != 0:
                 raise Unavailable(f"systemd did not tell about its units: {_first_line(done.stderr)}")
@@ -433,6 +434,10 @@ class Systemd:
         if (shown.get("Job") or "0") != "0":
             return Observation("waiting", exit_code=code, restarts=count, error=error)
         if active == "failed" or (active == "inactive" and ran):
+            allowed = int(shown.get("StartLimitBurst") or 0) - 1  # the first start counts too
+            if active == "failed" and 0 < allowed <= int(shown.get("NRestarts") or 0):
+                error = f"given up after {allowed} restarts within {shown.get('StartLimitIntervalUSec')}"
+                count = min(count, max(allowed, status.restarts))
             return Observation("ended", exit_code=code, restarts=count, error=error)
         return Observation("absent")
 

@@ -59,7 +59,8 @@ class Engine(Transitions):
         known = {m.id: m.status for m in self.processes.values() if m.status.state not in (life.STOPPED, life.ERROR)}
         observed = await self._call(self.supervisor.observe, known) if known else {}
         for ident, seen in observed.items():
-            self._recover(self.processes[ident], seen)
+            if self.processes[ident].status is known[ident]:  # else the supervisor has told of it by now
+                self._recover(self.processes[ident], seen)
         stale = [claim for claim in self.store.claims() if claim.owner in self.processes]
         for claim in stale:
             if self.processes[claim.owner].status.state in (life.STOPPED, life.ERROR):
@@ -272,11 +273,13 @@ class Engine(Transitions):
     async def _no_longer_stopping(self, m: Managed, deadline: float) -> bool:
         return await self.records.until(lambda: m.status.state != life.STOPPING, deadline)
 
-    async def stop_all(self, timeout: float = 60.0) -> list[str]:
-        """Stop every process that runs or is wanted and return their ids."""
-        ids = [m.id for m in self.processes.values() if m.status.state not in (life.STOPPED, life.ERROR)]
-        await self._stop(ids, time.monotonic() + timeout)
-        return ids
+    def awake(self) -> list[str]:
+        """Return the processes that run or are about to."""
+        return [m.id for m in self.processes.values() if m.status.state not in (life.STOPPED, life.ERROR)]
+
+    async def stop_all(self, timeout: float = 60.0) -> None:
+        """Stop every process that runs or is wanted."""
+        await self._stop(self.awake(), time.monotonic() + timeout)
 
     # Waiting
 
