@@ -20,7 +20,7 @@ APP = "/opt/fleet-test"
 SUITE = "tests/integration/test_supervisor_behaviour.py"
 SOURCES = ("src/autovibe_fleet", "plugins/module_utils/fleet_core", "plugins/module_utils/fleet_node")
 # pytest, and what it needs: pure Python, so that any host can import what is installed here.
-TOOLS = ("_pytest", "pytest", "pluggy", "iniconfig", "packaging", "pygments")
+TOOLS = ("_pytest", "pytest", "py", "pluggy", "iniconfig", "packaging", "pygments")
 USER = "fleet-dev"
 
 
@@ -35,8 +35,11 @@ def installed(host: Host) -> Host:
         for tool in TOOLS:
             found = importlib.util.find_spec(tool)
             assert found is not None
-            assert found.submodule_search_locations
-            shutil.copytree(found.submodule_search_locations[0], folder / tool, ignore=ignore)
+            assert found.origin is not None
+            if found.submodule_search_locations:
+                shutil.copytree(found.submodule_search_locations[0], folder / tool, ignore=ignore)
+            else:
+                shutil.copy(found.origin, folder)
         (folder / "tests/integration").mkdir(parents=True)
         for file in ("tests/integration/fleetd.py", SUITE):
             shutil.copy(REPOSITORY / file, folder / file)

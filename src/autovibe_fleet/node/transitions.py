@@ -66,16 +66,22 @@ class Transitions:
                 self._do_watch(m)
             self.output.note(m.id, m.status.pid, "adopted by fleetd")
         elif state == life.STOPPING:
+            self.supervisor.forget([m.id])
             self._event(m, life.GONE, pid=0, ended=time.time())
+        elif state == life.BACKOFF and self.supervisor.restarts and seen.phase == "ended":
+            self._seen(m, seen)
         elif state == life.BACKOFF:
             if seen.phase != "waiting":
+                m.relaunch = self.supervisor.restarts
                 self._do_schedule_restart(m)
         elif state == life.STARTING and not m.status.pid:
             self._pending.add(m.id)
         elif seen.phase == "waiting":
             self._event(m, life.EXITED_RETRY, pid=0)
         else:
-            self._exited(m, seen.exit_code)
+            if seen.phase == "absent" and self.supervisor.restarts:
+                m.relaunch = True  # the host was booted: the supervisor cannot restart what it does not know
+            self._exited(m, seen.exit_code, seen.error)
 
     # Launching
 
@@ -323,8 +329,8 @@ class Transitions:
             m.ready_task.cancel()
         m.ready_task = None
 
-    def _exited(self, m: Managed, code: int | None) -> None:
-        """Decide what follows from the end of a process."""
+    def _exited(self, m: Managed, code: int | None, more: str = "") -> None:
+        """Decide what follows from the end of a process. more: what the supervisor says of it."""
         self.health.forget(m.id)
         if m.ready_task is not None:
             m.ready_task.cancel()
@@ -338,6 +344,7 @@ class Transitions:
         policy = m.spec.restart
         last = self.output.last_line(m.id, m.status.pid)
         why = f'process "{m.id}": {m.late or ended_text(code)}' + (f": {last}" if last and code != 0 else "")
+        why += f"; {more}" if more else ""
         if m.status.state == life.STOPPING:
             self._event(m, life.GONE, **changes)
             return
@@ -378,11 +385,11 @@ class Transitions:
         state = m.status.state
         if seen.phase in ("ended", "absent"):
             if state in life.ALIVE and (m.status.pid or state == life.STOPPING or self.supervisor.restarts):
-                self._exited(m, seen.exit_code)
+                self._exited(m, seen.exit_code, seen.error)
             elif state == life.BACKOFF and self.supervisor.restarts and m.restart_timer is None:
                 self._event(m, life.RETRY)
                 self._pending.discard(m.id)
-                self._exited(m, seen.exit_code)
+                self._exited(m, seen.exit_code, seen.error)
         elif seen.phase == "waiting":
             if state in (life.STARTING, life.RUNNING, life.UNHEALTHY):
                 self._supervisor_restarts(m, seen)
