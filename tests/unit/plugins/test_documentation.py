@@ -27,7 +27,7 @@ USUAL = {"type": "str", "required": False, "default": None, "choices": None, "al
 
 @cache
 def all_documentation() -> dict[str, Any]:
-    """Return what ansible-doc knows, fragments merged. In a process of its own, for the plugin loader cannot be undone."""
+    """Return what ansible-doc knows, fragments merged. A process of its own, for a loaded plugin loader stays."""
     names = [f"autovibe.fleet.{module}" for module in MODULES]
     command = [sys.executable, "-m", "ansible.cli.doc", "--type", "module", "--json", *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)

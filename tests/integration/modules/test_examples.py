@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The examples of the documentation run as they stand."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.integration.modules.plays import REPOSITORY, Play
+
+MODULES = sorted(path.stem for path in (REPOSITORY / "plugins" / "modules").glob("*.py"))
+FILTERS = sorted(path.stem for path in (REPOSITORY / "plugins" / "filter").glob("*.py"))
+
+
+@cache
+def examples(kind: str) -> dict[str, str]:
+    """Return the examples of all plugins of a kind, by their short names."""
+    command = [sys.executable, "-m", "ansible", "doc", "--type", kind, "--json"]
+    names = {"module": MODULES, "filter": FILTERS, "lookup": ["resource"]}[kind]
+    command += [f"autovibe.fleet.{name}" for name in names]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    return {name.rpartition(".")[2]: found["examples"] for name, found in json.loads(done.stdout).items()}
+
+
+@pytest.mark.slow
+def test_examples_of_modules_run(fleet: Play, tmp_path: Path) -> None:
+    texts = [text.replace("/tmp/fleet-example", str(tmp_path / "project")) for text in examples("module").values()]
+    tasks = [task for text in texts for task in yaml.safe_load(text)]
+    results = fleet(tasks)
+    assert len(results) == len(tasks)
+    assert not any(result.get("failed") for result in results)
+
+
+def test_examples_of_plugins_run_and_give_what_they_promise(play: Play) -> None:
+    texts = [*examples("filter").values(), *examples("lookup").values()]
+    promised = [yaml.safe_load(line) for text in texts for line in re.findall(r"^ +# (.*)$", text, re.MULTILINE)]
+    results = play([task for text in texts for task in yaml.safe_load(text)])
+    assert [result["msg"] for result in results[: len(promised)]] == promised
+    assert results[-1]["msg"][2] == "/srv/shop"
