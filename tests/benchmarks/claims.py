@@ -2,7 +2,8 @@
 """1,000 claims in one call, against two other ways of the same work, in one run.
 
 - plan: the process manager's plan: a JSON state file rewritten after each claim, and `sh -c` for each check
-- bare: 1,000 INSERTs of the same rows into the same table by a loop in one SQLite transaction, with nothing decided or checked
+- bare: 1,000 INSERTs of the same rows into the same table by a loop in one SQLite transaction; nothing is decided or
+  checked
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def bare(folder: Path) -> float:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(
-        "CREATE TABLE claims (space TEXT NOT NULL, value TEXT NOT NULL, type TEXT NOT NULL, owner TEXT NOT NULL, name TEXT NOT NULL,"
-        " claimed_at REAL NOT NULL, PRIMARY KEY (space, value), UNIQUE (owner, name)) WITHOUT ROWID"
+        "CREATE TABLE claims (space TEXT NOT NULL, value TEXT NOT NULL, type TEXT NOT NULL, owner TEXT NOT NULL,"
+        " name TEXT NOT NULL, claimed_at REAL NOT NULL, PRIMARY KEY (space, value), UNIQUE (owner, name)) WITHOUT ROWID"
     )
     begin = time.perf_counter()
     connection.execute("BEGIN IMMEDIATE")

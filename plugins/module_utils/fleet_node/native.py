@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The native supervisor: fleetd is the parent of the processes, and nothing else is needed on the host.
 
-Each process leads a session of its own. What it prints goes to two append-only spool files that outlive fleetd, so a killed
-fleetd ends no process and loses no line. The token FLEET_LAUNCH in its environment lets the next fleetd find it again.
+Each process leads a session of its own. What it prints goes to two append-only spool files that outlive fleetd, so a
+killed fleetd ends no process and loses no line. The token FLEET_LAUNCH in its environment lets the next fleetd find it
+again.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _NOT_INHERITED = (
     *("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "INVOCATION_ID", "JOURNAL_STREAM"),
     *("WATCHDOG_PID", "WATCHDOG_USEC", "SYSTEMD_EXEC_PID", "MAINPID"),
 )
-_POLL = 0.05
+_FIRST_POLL, _POLL = 0.002, 0.05  # a group that is being killed is gone soon; one that ends by itself takes its time
 _SLOW_POLL = 1.0
 
 
@@ -54,7 +55,7 @@ class Native:
 
     def __init__(self, spool: Path, environ: Mapping[str, str] | None = None) -> None:
         self._spool = spool
-        self._environ = {key: value for key, value in (os.environ if environ is None else environ).items()}
+        self._environ = dict(os.environ if environ is None else environ)
         for key in _NOT_INHERITED:
             self._environ.pop(key, None)
         self._children: dict[str, int] = {}
@@ -66,6 +67,7 @@ class Native:
         self._changed: Callable[[Sequence[str]], None] = lambda ids: None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._pause = _FIRST_POLL
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def listen(self, changed: Callable[[Sequence[str]], None]) -> None:
@@ -113,8 +115,8 @@ class Native:
         try:
             with contextlib.ExitStack() as stack:
                 files = []
-                for path in (out, err):
-                    files.append(os.open(path, flags, 0o600))
+                for file in (out, err):
+                    files.append(os.open(file, flags, 0o600))
                     stack.callback(os.close, files[-1])
                 child = subprocess.Popen(
                     argv,
@@ -166,7 +168,10 @@ class Native:
         self._check_soon(_POLL)
 
     def observe(self, known: Mapping[str, ProcessStatus]) -> dict[str, Observation]:
-        """Return what is true of each process. A process of an earlier fleetd is found by pid and start time, or by its token."""
+        """Return what is true of each process.
+
+        A process of an earlier fleetd is found by pid and start time, or by its token.
+        """
         found: dict[str, Observation] = {}
         lost: dict[str, ProcessStatus] = {}
         for ident, status in known.items():
@@ -239,29 +244,37 @@ class Native:
         pid, _start, _descriptor = self._adopted.get(ident, (0, 0, -1))
         self._forget_adopted(ident)
         self._leader_ended(ident, pid, None)
+        self._check_groups()
 
     def _reap(self) -> None:
-        """Note every child that has ended. A leader stays a zombie, and its group id reserved, until its group is gone."""
+        """Note every child that has ended. As a zombie it reserves its group id until its group has been told."""
+        ended = False
         for ident, pid in list(self._children.items()):
-            try:
+            code = None
+            with contextlib.suppress(ChildProcessError):
                 result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                self._children.pop(ident)
-                self._leader_ended(ident, pid, None)
-                continue
-            if result is not None:
-                self._children.pop(ident)
+                if result is None:
+                    continue
                 code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
-                self._leader_ended(ident, pid, code)
+            del self._children[ident]
+            self._leader_ended(ident, pid, code)
+            ended = True
+        if ended:
+            self._check_groups()
 
     def _leader_ended(self, ident: str, pid: int, code: int | None) -> None:
-        """Wait for the rest of its group; a leader that ended unasked takes its group along."""
+        """Begin to wait for the rest of its group; a leader that ended unasked takes its group along."""
         self._codes[ident] = code
         self._draining[ident] = pid
-        if ident not in self._asked and pid > 1 and procfs.groups([pid]).get(pid):
+        self._pause = _FIRST_POLL
+        if pid <= 1:
+            return
+        if ident not in self._asked:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
-        self._check_groups()
+        # Whoever is left in the group reserves its id from here on; without the zombie, an empty group is seen at once.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
     def _check_groups(self) -> None:
         """Report each ended process once nothing of its group runs any more."""
@@ -276,14 +289,13 @@ class Native:
             members = procfs.groups(self._draining.values())
             gone = [ident for ident, pid in self._draining.items() if not members.get(pid)]
         for ident in gone:
-            pid = self._draining.pop(ident)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+            del self._draining[ident]
             self._ended[ident] = self._codes.pop(ident, None)
         if gone:
             self._changed(gone)
         if self._draining:
-            self._check_soon(_POLL)
+            self._check_soon(self._pause)
+            self._pause = min(2 * self._pause, _POLL)
         elif any(descriptor < 0 for _pid, _start, descriptor in self._adopted.values()):
             self._check_soon(_SLOW_POLL)
 
@@ -306,7 +318,10 @@ def _leads_group(pid: int) -> bool:
 
 
 def identity(where: str, user: str) -> dict[str, Any]:
-    """Return the Popen options that run a program as another user. Raises NotFound, or InvalidInput without the right."""
+    """Return the Popen options that run a program as another user.
+
+    Raises NotFound, or InvalidInput without the right.
+    """
     if not user:
         return {}
     try:
