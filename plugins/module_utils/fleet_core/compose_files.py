@@ -145,7 +145,12 @@ class _Service:
             if found.group(0) == "$$":
                 plain += "$"
             else:
-                parts.extend((literal(plain), self._variable(found)))
+                variable = self._variable(found)
+                if variable and plain.endswith("$"):
+                    # "$${" would be a literal "${".
+                    self._vars["dollar"] = "$"
+                    variable, plain = f"${{dollar}}{variable}", plain[:-1]
+                parts.extend((literal(plain), variable))
                 plain = ""
         return "".join((*parts, literal(plain + text[position:])))
 

