@@ -81,7 +81,7 @@ class Spool:
         self._clock = clock
         self._streams: dict[str, _Stream] = {}
         self._dirty: dict[str, None] = {}
-        self._partial: dict[str, float] = {}
+        self._partial: dict[str, tuple[float, tuple[int, int]]] = {}
         self._stuck: dict[str, float] = {}
         self._loop: Any = None
         self._watcher: AnyWatcher | None = None
@@ -121,10 +121,10 @@ class Spool:
             if not sizes[which]:
                 continue
             stream.inodes[which] = os.stat(file).st_ino
-            if place is None:  # the log was removed: go on behind what has been given back
-                stream.at[which] = _first_data(file)
-            elif place[which] <= sizes[which]:
-                stream.at[which] = place[which]
+            if place is not None and place[which] > sizes[which]:
+                continue
+            # What was given back is in the log, or was until somebody removed the log.
+            stream.at[which] = _first_data(file, place[which] if place is not None else 0)
 
     def remove(self, ident: str) -> None:
         """Forget a process that has ended and remove its spool files. Its log stays."""
@@ -204,19 +204,19 @@ class Spool:
         if idents is not None:
             self._mark(idents)
         now = time.monotonic()
-        for waiting in (self._partial, self._stuck):
-            self._dirty.update((ident, None) for ident, due in waiting.items() if due <= now)
+        self._dirty.update((ident, None) for ident, (due, _ends) in self._partial.items() if due <= now)
+        self._dirty.update((ident, None) for ident, due in self._stuck.items() if due <= now)
         end = now + SHARE
         while self._dirty and time.monotonic() < end:
             ident = next(iter(self._dirty))
             del self._dirty[ident]
             if self._stuck.get(ident, 0) > now:
                 continue
-            if self._pump(ident, self._streams[ident], flush=self._partial.get(ident, now + 1) <= now):
+            if self._pump(ident, self._streams[ident], flush=ident in self._partial and self._partial[ident][0] <= now):
                 self._dirty[ident] = None  # behind all others
         if self._dirty:
             return 0.0
-        due = [*self._partial.values(), *self._stuck.values()]
+        due = [*(due for due, _ends in self._partial.values()), *self._stuck.values()]
         return max(0.001, min(due) - time.monotonic()) if due else None
 
     def _mark(self, idents: Iterable[str]) -> None:
@@ -226,12 +226,13 @@ class Spool:
 
     def _pump(self, ident: str, stream: _Stream, flush: bool) -> bool:
         """Bring at most a chunk of each file of one process into its log. Returns whether there is more to read."""
-        self._partial.pop(ident, None)
+        before = self._partial.pop(ident, None)
         if stream.notes and not self._write_notes(ident, stream):
             return False
         lines: list[bytes] = []
         places: list[tuple[int, int]] = []
-        more = partial = False
+        more = False
+        unfinished = [0, 0]
         when = ""
         at = list(stream.at)
         for which, file in enumerate(self.files(ident)):
@@ -248,7 +249,8 @@ class Spool:
                 lines.append(logs.encode(parts, text, at[0], at[1]))
                 places.append((at[0], at[1]))
             more = more or full
-            partial = partial or (position < end and not full)
+            if position < end and not full:
+                unfinished[which] = end
         if lines:
             done, error = logs.append(stream.log, stream.policy, lines)
             if done:
@@ -260,8 +262,9 @@ class Spool:
             self._give_back(ident, stream)
         elif ident in self._stuck:  # nothing is left to write: the process has emptied its files
             self._written(ident, stream, None)
-        if partial:
-            self._partial[ident] = time.monotonic() + IDLE
+        if any(unfinished):
+            ends = (unfinished[0], unfinished[1])
+            self._partial[ident] = before if before and before[1] == ends else (time.monotonic() + IDLE, ends)
         return more
 
     def _read(
@@ -286,7 +289,7 @@ class Spool:
             # More than the log would keep anyway is not worth the disk that it fills while it waits.
             limit = max(stream.policy.max_size * (stream.policy.keep + 1), 16 * CHUNK)
             if found.st_size - at[which] > limit:
-                skipped = found.st_size - limit // 2 - at[which]
+                skipped = found.st_size - limit // 4 - at[which]
                 at[which] += skipped
                 text = f"{skipped} bytes left out: printed faster than the log can take them"
                 head = logs.frame(logs.stamp(self._clock()), logs.ERROR, stream.name, stream.pid)
@@ -445,15 +448,17 @@ def _size(file: str) -> int:
         return 0
 
 
-def _first_data(file: str) -> int:
-    """Return where a file with a hole at its start begins to hold something."""
+def _first_data(file: str, place: int) -> int:
+    """Return the place, or where the file begins to hold something if there is a hole at the place."""
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         size = os.fstat(descriptor).st_size
         try:
-            start = os.lseek(descriptor, 0, os.SEEK_DATA)
+            start = os.lseek(descriptor, place, os.SEEK_DATA)
         except (OSError, AttributeError) as error:
-            return size if getattr(error, "errno", 0) == errno.ENXIO else 0
+            return size if getattr(error, "errno", 0) == errno.ENXIO else place
+        if start == place:
+            return place
         while start < size:  # the rest of a block of which a part was given back reads as zeros
             data = os.pread(descriptor, HOLE, start)
             if data.strip(b"\0"):

@@ -154,7 +154,9 @@ def test_a_name_with_brackets_and_spaces_does_not_confuse_the_table(tmp_path: ob
     folder = f"{tmp_path}/77"
     os.makedirs(folder)
     with open(f"{folder}/stat", "w", encoding="ascii") as file:
-        file.write("77 (a) R 1 (b) S 5 77 77 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 1 0 12345 1000 7 18446744073709551615\n")
+        file.write(
+            "77 (a) R 1 (b) S 5 77 77 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 1 0 12345 1000 7 18446744073709551615\n"
+        )
     row = procfs.Proc(str(tmp_path)).row(77)
     assert row is not None
     assert (row.ppid, row.group, row.state, row.start) == (5, 77, "S", 12345)
