@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet_core.errors import FleetError, Unavailable
+from fleet_node import logs
 from fleet_node.client import Client
 from fleet_node.store import Store
 
@@ -146,6 +147,17 @@ class Fleet:
                 f"{ident} is not {' or '.join(states)} {values or ''} but {last}\n{self.log()}"
             ) from None
         return found
+
+    def logs(self, ident: str, **options: Any) -> Iterator[dict[str, Any]]:
+        """What a process printed, and what was said of it, as `fleet logs` reads it: past fleetd."""
+        process = self.get(ident)
+        if process.get("unit"):
+            return logs.read_journal(process["unit"], self.call("daemon.status")["scope"], name=ident, **options)
+        return logs.read(process["log_file"], **options)
+
+    def printed(self, ident: str, **options: Any) -> list[str]:
+        """The lines that a process printed."""
+        return [item["message"] for item in self.logs(ident, **options) if item["level"] in (logs.STDOUT, logs.STDERR)]
 
     def claims(self) -> set[tuple[str, str, str]]:
         """All claims: type, value, owner; read from the store, past fleetd."""

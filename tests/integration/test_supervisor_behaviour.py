@@ -517,6 +517,62 @@ def test_waiting_has_an_end(fleet: Fleet) -> None:
     assert fleet.get("web")["status"] == "starting"
 
 
+# Logs
+
+
+def test_what_is_printed_can_be_read(fleet: Fleet) -> None:
+    fleet.start("web", shell("echo one; echo '  é \t{\"two\"}' >&2; printf 'no newline'; sleep 0.3"), restart="never")
+    fleet.until("web", "stopped")
+    wait_for("three lines", lambda: len(fleet.printed("web")) >= 3)
+    assert sorted(fleet.printed("web")) == ['  é \t{"two"}', "no newline", "one"]
+    (first,) = [record for record in fleet.logs("web") if record["message"] == "one"]
+    assert (first["level"], first["process_name"]) == ("Stdout", "web")
+    assert first["process_id"]
+
+
+def test_the_end_of_a_log(fleet: Fleet) -> None:
+    fleet.start("web", shell("for n in 1 2 3 4 5 6 7 8 9; do echo $n; done; exec sleep 1000"))
+    wait_for("nine lines", lambda: len(fleet.printed("web")) == 9)
+    assert fleet.printed("web", lines=3) == ["7", "8", "9"]
+
+
+def test_a_log_since_a_moment(fleet: Fleet, folder: Path) -> None:
+    fleet.start("web", shell(f"echo early; until test -e {folder}/go; do sleep 0.05; done; echo late; exec sleep 1000"))
+    wait_for("the first line", lambda: fleet.printed("web"))
+    time.sleep(1.2)
+    (folder / "go").touch()
+    wait_for("the second line", lambda: len(fleet.printed("web")) == 2)
+    assert fleet.printed("web", since="1s") == ["late"]
+    assert fleet.printed("web", since="1h") == ["early", "late"]
+
+
+def test_a_log_is_followed(fleet: Fleet, folder: Path) -> None:
+    fleet.start("web", shell(f"echo early; until test -e {folder}/go; do sleep 0.05; done; echo late; exec sleep 1000"))
+    wait_for("the first line", lambda: fleet.printed("web"))
+    seen: list[str] = []
+    records = fleet.logs("web", follow=True, stop=lambda: "late" in seen)
+    reader = threading.Thread(target=lambda: seen.extend(record["message"] for record in records))
+    reader.daemon = True
+    reader.start()
+    wait_for("what was there", lambda: "early" in seen)
+    (folder / "go").touch()
+    reader.join(10)
+    assert not reader.is_alive()
+    assert [line for line in seen if line in ("early", "late")] == ["early", "late"]
+
+
+def test_no_line_is_lost_when_fleetd_is_killed(fleet: Fleet) -> None:
+    code = (
+        "import time\nfor n in range(4000):\n print(n, flush=True)\n if n % 20 == 0: time.sleep(0.01)\ntime.sleep(1000)"
+    )
+    fleet.start("web", python(code))
+    for _round in range(3):
+        time.sleep(0.3)
+        fleet.again(signal.SIGKILL)
+    wait_for("all lines", lambda: len(fleet.printed("web")) >= 4000)
+    assert fleet.printed("web") == [str(number) for number in range(4000)]
+
+
 # fleetd comes and goes
 
 
