@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from .errors import InvalidInput
@@ -35,10 +36,15 @@ class ResourceType:
     timeout: float = 5.0
     description: str = ""
 
-    @property
+    @cached_property
     def space(self) -> str:
-        """The space in which a value is unique: all TCP ports are one space, all paths are one, other types their own."""
+        """The space in which a value is unique: one of all TCP ports, one of all paths, other types their own."""
         return self.probe or self.name
+
+    @cached_property
+    def checked(self) -> bool:
+        """Whether a value must be asked for on the host before it is given out."""
+        return bool(self.check or self.probe)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that differ from nothing, JSON-ready."""

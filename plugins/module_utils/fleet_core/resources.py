@@ -108,18 +108,21 @@ def allocate(requests: Iterable[Request], view: View, free: Mapping[tuple[str, s
     waiting: dict[str, int] = {}
     for asked in requests:
         if not asked.value and (asked.owner, asked.name) not in held:
-            waiting[asked.type] = waiting.get(asked.type, 0) + 1
+            if asked.type not in waiting:
+                waiting[asked.type] = _SPARE if type_named(view.types, asked.type).probe else 0
+            waiting[asked.type] += 1
     stalled: set[str] = set()
     for asked in requests:
         kind = type_named(view.types, asked.type)
         value = kind.validate_value(asked.value) if asked.value else ""
-        own = held.get((asked.owner, asked.name))
+        place = (asked.owner, asked.name)
+        own = held.get(place)
         if own is not None and own.type == asked.type and value in ("", own.value):
             kept.append(own)
             continue
         if own is not None:
             released.append(own)
-            del held[(asked.owner, asked.name)]
+            del held[place]
             taken = {key: claim for key, claim in taken.items() if claim is not own}
         if not value and kind.counter and kind.name in stalled:
             continue
@@ -137,15 +140,15 @@ def allocate(requests: Iterable[Request], view: View, free: Mapping[tuple[str, s
             claim = Claim(kind.name, chosen, asked.owner, asked.name)
             claimed.append(claim)
             taken[(kind.space, chosen)] = claim
-            held[(asked.owner, asked.name)] = claim
+            held[place] = claim
     if unknown:
         return Allocation(unknown=tuple(unknown))
     moved = {name: value for name, value in counters.items() if view.counters.get(name) != value}
     return Allocation(tuple(claimed), tuple(released), tuple(kept), moved)
 
 
-def _needs_check(kind: ResourceType) -> bool:
-    return bool(kind.check or kind.probe)
+# So many more values are probed than are asked for, lest a busy one cost a second round. A shell check has its price.
+_SPARE = 16
 
 
 def _usable(
@@ -153,13 +156,13 @@ def _usable(
 ) -> bool | None:
     if (kind.space, value) in taken:
         return False
-    return free.get((kind.name, value)) if _needs_check(kind) else True
+    return free.get((kind.name, value)) if kind.checked else True
 
 
 def _checked(
     kind: ResourceType, value: str, free: Mapping[tuple[str, str], bool], unknown: dict[tuple[str, str], None]
 ) -> str | None:
-    if _needs_check(kind) and (kind.name, value) not in free:
+    if kind.checked and (kind.name, value) not in free:
         unknown[(kind.name, value)] = None
         return None
     return value
@@ -179,7 +182,7 @@ def _explicit(
         raise Conflict(f'resource "{kind.name}:{value}": asked by "{asked.owner}", held by "{holder.owner}"{as_other}')
     if _checked(kind, value, free, unknown) is None:
         return None
-    if _needs_check(kind) and not free[(kind.name, value)]:
+    if kind.checked and not free[(kind.name, value)]:
         raise Conflict(f'resource "{kind.name}:{value}": asked by "{asked.owner}", {_BUSY.get(kind.probe, _BUSY[""])}')
     return value
 
@@ -208,7 +211,10 @@ def _next_free(
     for offset in range(size):
         number = kind.start + (begin - kind.start + offset) % size
         value = str(number)
-        usable = _usable(kind, value, taken, free)
+        if (kind.space, value) in taken:
+            held += 1
+            continue
+        usable = free.get((kind.name, value)) if kind.checked else True
         if usable is None:
             unknown[(kind.name, value)] = None
             asked += 1
@@ -217,8 +223,6 @@ def _next_free(
         elif usable and not asked:
             counters[kind.name] = kind.start + (number - kind.start + 1) % size
             return value
-        elif (kind.space, value) in taken:
-            held += 1
         else:
             busy += 1
     if asked:
