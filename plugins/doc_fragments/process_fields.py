@@ -180,7 +180,7 @@ def _suboptions(option: str, *parts: str) -> str:
 class ModuleDocFragment:
     """The options of processes and of templates. The modules describe the list and its ids themselves."""
 
-    PROCESSES = r"""
+    PROCESSES: str = r"""
 options:
   processes:
     description:
@@ -200,7 +200,7 @@ options:
         type: str
 """ + _suboptions("processes", _FIELDS, _DEPENDS_ON)
 
-    TEMPLATES = r"""
+    TEMPLATES: str = r"""
 options:
   templates:
     description:

@@ -229,10 +229,12 @@ def plan_import(
             if known_processes[name][0] != spec:
                 raise Conflict(f'process "{name}": exists already with another declaration; remove it first')
             continue
-        if status.state in _ADOPTABLE and _is_alive(spec, status, item, look):
-            seen = look(status.pid)
-            assert seen is not None
-            found[name] = (spec, status.evolve(state=life.RUNNING, desired="running", pid_start=seen[1], adopted=True))
+        pid_start = _alive_since(spec, status, item, look) if status.state in _ADOPTABLE else 0
+        if pid_start:
+            found[name] = (
+                spec,
+                status.evolve(state=life.RUNNING, desired="running", pid_start=pid_start, adopted=True),
+            )
             adopted.append(name)
         else:
             if status.pid:
@@ -242,8 +244,7 @@ def plan_import(
         store, sections["resources"], types, sections["instances"], {name: found[name][1] for name in adopted}
     )
     known_environments = store.environments()
-    own = data.get("fleet") if isinstance(data.get("fleet"), Mapping) else {}
-    assert isinstance(own, Mapping)
+    own = _section(data, "fleet")
     if own.get("format", FORMAT) != FORMAT:
         raise InvalidInput(
             f"state file: expected format {FORMAT}, found {own['format']}; it was written by another version"
@@ -386,15 +387,18 @@ def _process(
     )  # fmt: skip
 
 
-def _is_alive(spec: ProcessSpec, status: ProcessStatus, entry: Mapping[str, Any], look: Look) -> bool:
+def _alive_since(spec: ProcessSpec, status: ProcessStatus, entry: Mapping[str, Any], look: Look) -> int:
+    """Return the start time of the instance's pid if it is still that instance, or 0."""
     seen = look(status.pid) if status.pid > 1 else None
-    if seen is None or (status.pid_start and status.pid_start != seen[1]):
-        return False
+    if seen is None:
+        return 0
+    argv, pid_start = seen
     if status.pid_start:  # the pid of our own launch: the time of its start says more than its command
-        return True
+        return pid_start if pid_start == status.pid_start else 0
     words = str(entry.get("command") or "").split()
     # A script's argument vector begins with its interpreter.
-    return (bool(words) and list(seen[0][-len(words) :]) == words) or shlex.join(seen[0]) == spec.command
+    same = (bool(words) and list(argv[-len(words) :]) == words) or shlex.join(argv) == spec.command
+    return pid_start if same else 0
 
 
 def _stopped(status: ProcessStatus) -> ProcessStatus:
