@@ -90,7 +90,8 @@ def _build(name: str, panel: str) -> Any:
         group = typer.Typer(add_completion=False, rich_markup_mode=_MARKUP)
         settings = dict(getattr(found, "settings", {}))
         settings["context_settings"] = {**CONTEXT, **settings.get("context_settings", {})}
-        group.command(name, **settings)(with_session(found, tuple(sessions.SHARED)))
+        shared = settings.pop("shared", tuple(sessions.SHARED))
+        group.command(name, **settings)(with_session(found, shared))
     command: Any = typer.main.get_command(group)
     command.name = name
     command.rich_help_panel = panel

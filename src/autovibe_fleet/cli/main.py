@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         if hasattr(error, "format_message"):  # of click, whichever one Typer brings
             return _usage_error(arguments, error)
         text = " ".join(str(error).split()) or "no message"
-        hint = "" if _debug(arguments) else "; --debug shows where"
+        hint = "" if _debug() else "; FLEET_DEBUG=1 shows where"
         return _fail(arguments, "error", f"unexpected {type(error).__name__}: {text}{hint}", 1)
 
 
@@ -56,7 +56,7 @@ def _usage_error(arguments: Sequence[str], error: Any) -> int:
 def _fail(arguments: Sequence[str], code: str, message: str, exit_code: int) -> int:
     from .session import current
 
-    if _debug(arguments):
+    if _debug():
         import traceback
 
         traceback.print_exc()
@@ -71,8 +71,10 @@ def _options(arguments: Sequence[str]) -> Sequence[str]:
     return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
-def _debug(arguments: Sequence[str]) -> bool:
-    return os.environ.get("FLEET_DEBUG", "0") not in ("", "0") or "--debug" in _options(arguments)
+def _debug() -> bool:
+    from .session import current
+
+    return current.debug or os.environ.get("FLEET_DEBUG", "0") not in ("", "0")
 
 
 def main() -> NoReturn:

@@ -27,7 +27,7 @@ STYLES = {
     "stopped": "dim",
     "inactive": "dim",
 }
-_NARROWEST = 24  # cells that a flexible column keeps on a narrow terminal
+_NARROWEST = 12  # cells that a flexible column keeps on a narrow terminal
 _GAP = 2
 
 

@@ -55,6 +55,8 @@ def start(
     fleet start TEMPLATE NAME --KEY=VALUE  variables; a bare --KEY is true; the name of a
                                            resource, as in --tcpport=8080, asks for that value
     fleet start NAME -- COMMAND            in this folder; %tcpport claims a free port
+
+    A variable with the name of an option below is given as --set vars.KEY=VALUE.
     """
     command = (context.obj or {}).get("command")
     names = [word for word in words if not word.startswith("-")]
@@ -92,6 +94,7 @@ def start(
 start.settings = {  # type: ignore[attr-defined]
     "cls": AfterDashes,
     "context_settings": {"ignore_unknown_options": True},
+    "shared": ("as_json", "state_dir", "environment"),  # --debug is left to templates, as a variable
 }
 
 

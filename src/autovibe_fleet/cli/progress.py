@@ -39,6 +39,8 @@ class Board:
         state, message = str(event.get("state", "")), str(event.get("message", ""))
         if message.startswith("start requested"):
             message = ""
+        if state == "stopped" and event.get("previous") in ("starting", "running") and not message:
+            state = "completed"
         now = time.monotonic()
         with self._lock:
             begun = self._states.get(ident, ("", "", now, now))[2]
