@@ -80,6 +80,6 @@ def test_an_error_names_the_file(tmp_path: Path, name: str, text: str, message: 
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="Procfile: no such file"):
         importing.read(tmp_path / "Procfile")
+    (tmp_path / "Procfile").write_bytes(b"\xff")
     with pytest.raises(InvalidInput, match="expected UTF-8 text"):
-        (tmp_path / "Procfile").write_bytes(b"\xff")
         importing.read(tmp_path / "Procfile")

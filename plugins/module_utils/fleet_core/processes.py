@@ -144,6 +144,8 @@ def process_spec(data: Mapping[str, Any], base: Mapping[str, Any] | None = None)
     base: plain fields of a template. vars, env, limits, logs are merged name by name; other fields are replaced whole.
     None in data means "not given". Raises InvalidInput that names the process and the key.
     """
+    if not isinstance(data, Mapping):
+        raise InvalidInput(f"process: expected a mapping with id and command, found {describe(data)}")
     ident = check_process_id(data.get("id"))
     where = f'process "{ident}"'
     check_keys(where, data, FIELDS)

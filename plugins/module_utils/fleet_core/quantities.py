@@ -10,6 +10,8 @@ from .names import describe
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_LARGEST = 2**63 - 1
+_LONGEST = 1000 * 365 * 86400.0
 _SIZES = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
 
@@ -20,12 +22,12 @@ def parse_duration(where: str, value: object) -> float:
     Raises InvalidInput for anything else and for negative values. "0" means zero.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value < 0 or value != value or value == float("inf"):
-            raise InvalidInput(f"{where}: expected a duration that is not negative, found {value}")
+        if not 0 <= value <= _LONGEST:
+            raise InvalidInput(f"{where}: expected a duration from 0 to 1000 years, found {describe(value)}")
         return float(value)
     text = value.strip().lower() if isinstance(value, str) else ""
     if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
+        return parse_duration(where, float(text))
     seconds, position = 0.0, 0
     while position < len(text):
         part = _PART.match(text, position)
@@ -37,7 +39,7 @@ def parse_duration(where: str, value: object) -> float:
             position += 1
     if not text or position < len(text):
         raise InvalidInput(f'{where}: expected a duration such as "30s", "5m" or "2h30m", found {describe(value)}')
-    return seconds
+    return parse_duration(where, seconds)
 
 
 def format_duration(seconds: float) -> str:
@@ -54,9 +56,12 @@ def format_duration(seconds: float) -> str:
 
 def parse_size(where: str, value: object) -> int:
     """Return bytes from a number of bytes or from text such as "512M" or "2GiB" (powers of 1024)."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
         return value
     found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
         raise InvalidInput(f'{where}: expected a size such as "512M" or "2G", found {describe(value)}')
-    return int(float(found.group(1)) * _SIZES[found.group(2).lower()])
+    size = float(found.group(1)) * _SIZES[found.group(2).lower()]
+    if size > _LARGEST:
+        raise InvalidInput(f"{where}: expected a size below 2^63 bytes, found {describe(value)}")
+    return int(size)
