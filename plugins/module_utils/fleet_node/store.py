@@ -67,12 +67,14 @@ class Store:
 
     Raises StateDamaged, in a sentence, when the disk is full or the file cannot be read or written. A file that is not a
     sound database is moved to NAME.corrupt-TIME and a new one is begun; kept_aside then names it.
+    check: look at every page for that, not only at the first one.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, folder: str | os.PathLike[str] | None = None, check: bool = False) -> None:
         self.folder = paths.make_private(paths.state_dir(folder))
         self.path = paths.database(self.folder)
         self.kept_aside: Path | None = None
+        self._check = check
         self._lock = threading.RLock()
         self._depth = 0
         with _sentences(self.path):
@@ -111,6 +113,8 @@ class Store:
                 _migrate(connection)
             else:
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if self._check and connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("malformed")
         except BaseException:
             connection.close()
             raise

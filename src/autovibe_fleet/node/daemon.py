@@ -117,7 +117,7 @@ async def serve(folder: Path, driver: str, scope: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # SIG_IGN would be inherited by every process
-    store = Store(folder)
+    store = Store(folder, check=True)
     if store.kept_aside is not None:
         complain(f"the database was damaged; it is kept as {store.kept_aside}, and a new one was begun")
     supervisor = choose_supervisor(driver, scope, store, folder)
