@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The state as human-readable JSON: the file of the vibeprocess manager (vp), with our own fields in extra keys.
 
-Both forms of that file are read and written. They differ in what exit code 0 of a check says of the value: it is free in
-the one, in use in the other. Our own fields are in a "fleet" key, which vp ignores; the key counts only while the rest of
-its entry is as we wrote it, so that a person may edit the file.
+Both forms of that file are read and written. They differ in what exit code 0 of a check says of the value: it is free
+in the one, in use in the other. Our own fields are in a "fleet" key, which vp ignores. The key counts only while the
+rest of its entry is as we wrote it, so that a person may edit the file.
 """
 
 from __future__ import annotations
