@@ -53,6 +53,28 @@ class HttpTarget:
     target: str
 
 
+@dataclass(frozen=True)
+class Health:
+    """What the answers so far say. failures: in a row. healthy: None while nothing can be said."""
+
+    failures: int = 0
+    healthy: bool | None = None
+
+
+def judge(check: HealthCheck, health: Health, ok: bool, age: float) -> Health:
+    """Return what one more answer makes of a process. age: seconds since it was started.
+
+    One good answer makes it healthy, `retries` bad ones in a row make it unhealthy. In the start period bad answers do
+    not count, until a good one has shown that it is up.
+    """
+    if ok:
+        return Health(0, True)
+    if health.healthy is None and age < check.start_period:
+        return health
+    failures = health.failures + 1
+    return Health(failures, False if failures >= check.retries else health.healthy)
+
+
 def health_check(where: str, data: object) -> HealthCheck:
     """Return a validated check from a URL or a mapping. ${variables} may stand anywhere in the URL."""
     if isinstance(data, str):
