@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fleet_core.errors import Conflict, TimedOut, Unavailable
+from fleet_core.errors import TimedOut, Unavailable
 from fleet_node import paths
 from fleet_node.client import Client
 
@@ -74,6 +75,15 @@ def _program() -> list[str]:
 
 def _spawn(folder: Path, options: Sequence[str]) -> str:
     paths.make_private(folder)
+    with open(folder / "fleetd.starting", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several commands at once, one starts it and the others find it
+        with Client(folder) as client:
+            if not client.answers():
+                _spawn_alone(folder, options)
+            return f"pid {client.call('daemon.status')['pid']}"
+
+
+def _spawn_alone(folder: Path, options: Sequence[str]) -> None:
     log = paths.daemon_log(folder)
     try:
         with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
@@ -89,7 +99,6 @@ def _spawn(folder: Path, options: Sequence[str]) -> str:
     except OSError as error:
         raise Unavailable(f"fleetd: cannot be started: {error.strerror}") from error
     _wait(folder, (child, log, begun))
-    return f"pid {Client(folder).call('daemon.status')['pid']}"
 
 
 def _wait(folder: Path, spawned: tuple[subprocess.Popen[bytes], Path, int] | None) -> None:
@@ -98,7 +107,7 @@ def _wait(folder: Path, spawned: tuple[subprocess.Popen[bytes], Path, int] | Non
         while not client.answers():
             if spawned is not None:
                 child, log, begun = spawned
-                if child.poll() not in (None, Conflict.exit_code):
+                if child.poll() is not None and not client.answers():
                     raise Unavailable(
                         f"fleetd: ended at once: {_last_line(log, begun) or f'exit code {child.returncode}'}"
                     )
@@ -140,8 +149,6 @@ def stop(folder: Path, processes: bool, timeout: float) -> list[str]:
 
 def _runs(folder: Path, pid: int) -> bool:
     """Tell whether somebody holds fleetd's lock, or its pid still exists where the lock cannot be asked."""
-    import fcntl
-
     try:
         descriptor = os.open(paths.lock(folder), os.O_RDWR)
     except FileNotFoundError:
