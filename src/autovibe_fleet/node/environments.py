@@ -153,7 +153,7 @@ class Environments:
         before = {name: was} if was else {}
         if state == "active":
             assert found is not None
-            items = [spec.to_dict() for spec in found.processes]
+            items = [{"id": spec.id, "declaration": spec} for spec in found.processes]
             gone = [ident for ident in members if ident not in {spec.id for spec in found.processes}]
             change = self.engine.plan(items, "started")
             removal = self.engine.plan([{"id": ident} for ident in gone], "absent")
@@ -193,7 +193,7 @@ class Environments:
         for record in [r for r in self.records.values() if r.path == path and r.name != name]:
             await self._deactivate(record.name, timeout, forget=True)
         record = Record(name, path, found.project_dir, True, found.idle_limit, time.time())
-        items = [spec.to_dict() for spec in found.processes]
+        items = [{"id": spec.id, "declaration": spec} for spec in found.processes]
         gone = [{"id": ident} for ident in self._members(name) if ident not in {spec.id for spec in found.processes}]
         self.engine.plan(items, "started")
         previous = self.records.get(name)

@@ -30,7 +30,8 @@ def resolve(
 ) -> list[tuple[str, ProcessSpec | None]]:
     """Return (id, declaration) for each item; None where only the id matters.
 
-    items: plain process data, or {id} alone for a declared process. Raises InvalidInput or NotFound for a bad item.
+    items: plain process data, {id} alone for a declared process, or {id, declaration} with a ProcessSpec that is final.
+    Raises InvalidInput or NotFound for a bad item.
     """
     if state not in STATES:
         raise InvalidInput(f'state: expected {", ".join(STATES)}, found "{state}"')
@@ -48,7 +49,10 @@ def resolve(
             found[ident] = known.spec if known else None
             continue
         name = given.get("template")
-        if name and "command" not in given:
+        ready = given.get("declaration")
+        if isinstance(ready, ProcessSpec):
+            spec = ready
+        elif name:
             known_templates = templates() if known_templates is None else known_templates
             if name not in known_templates:
                 raise NotFound(f'template "{name}": not defined{nearest(str(name), known_templates)}')

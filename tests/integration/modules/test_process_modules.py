@@ -72,21 +72,20 @@ def test_processes_are_predicted_started_kept_and_removed(fleet: Play) -> None:
 
 
 def test_a_process_is_made_from_a_template(fleet: Play) -> None:
-    template = {
-        "id": "pause",
-        "command": "sleep ${seconds}",
-        "vars": {"seconds": None},
-        "restart": {"policy": "always"},
-    }
-    _template, made, again = fleet(
+    template = {"id": "pause", "command": "sleep ${seconds}", "vars": {"seconds": None}, "env": {"A": "1"}}
+    nap = {"id": "nap", "template": "pause", "vars": {"seconds": 1234}}
+    _template, made, again, replaced = fleet(
         [
             task("process_template", templates=[template]),
-            task("process", processes=[{"id": "nap", "template": "pause", "vars": {"seconds": 1234}}]),
-            task("process", processes=[{"id": "nap", "template": "pause", "vars": {"seconds": 1234}}]),
+            task("process", processes=[nap]),
+            task("process", processes=[nap]),
+            task("process", processes=[{**nap, "command": "sleep 1${seconds}"}]),
         ]
     )
     assert made["processes"][0]["command"] == "sleep 1234"
     assert not again["changed"]
+    assert replaced["processes"][0]["command"] == "sleep 11234"
+    assert replaced["diff"]["after"]["nap"]["env"] == {"A": "1"}  # all but the command comes from the template
 
 
 def test_secrets_show_nowhere(fleet: Play) -> None:
