@@ -167,14 +167,15 @@ class Fleet:
         finally:
             store.close()
 
-    def marked(self) -> list[int]:
-        """The pids of everything that was started by this fleetd or an earlier one of this state folder."""
+    def marked(self, variable: str = "") -> list[int]:
+        """The pids of everything that this fleetd or an earlier one has started; with a variable of that beginning."""
         found = []
-        own = f"{MARK}={self.mark}".encode()
+        own, wanted = f"{MARK}={self.mark}".encode(), variable.encode()
         for entry in os.listdir("/proc"):
             if entry.isdigit() and (self.daemon is None or int(entry) != self.daemon.pid):
                 with contextlib.suppress(OSError):
-                    if own in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0") and alive(int(entry)):
+                    environ = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+                    if own in environ and any(item.startswith(wanted) for item in environ) and alive(int(entry)):
                         found.append(int(entry))
         return sorted(found)
 

@@ -127,7 +127,7 @@ class Crashes:
 
     def process(self) -> None:
         """Kill a process, whatever fleetd thinks of it at the moment."""
-        pids = self.fleet.marked()
+        pids = self.fleet.marked("FLEET_LAUNCH=")
         if pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.chance.choice(pids), signal.SIGKILL)

@@ -12,7 +12,6 @@ What changed is told by systemd's signals on D-Bus; a slow look at everything ma
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import pwd
@@ -116,6 +115,8 @@ def unit_prefix(state_dir: Path, environ: Mapping[str, str] | None = None) -> st
     environ = os.environ if environ is None else environ
     if state_dir == paths.state_dir(environ={**environ, "FLEET_STATE_DIR": ""}):
         return systemd_units.PREFIX
+    import hashlib
+
     return f"{systemd_units.PREFIX}_{hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:6]}-"
 
 
@@ -361,20 +362,25 @@ class Systemd:
     def _start(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
         names = {self.unit(job.id): job for job in jobs}
         self._command("start", "--", self._keeper())
-        failed: dict[str, str] = {}
+        failed: dict[str, str] = {}  # unit to what systemctl said of it
+        doubt: dict[str, str] = {}  # the same where it did not say which units it meant
         for chunk in _chunks(names):
             self._command("reset-failed", "--", *chunk)
             limit = 30.0 + max(names[name].spec.start_timeout + names[name].spec.stop_timeout for name in chunk)
             done = self._run(["restart", "--", *chunk], limit)
             if done.returncode != 0:
-                failed.update({found.group(1): found.group(0) for found in _FAILED_JOB.finditer(done.stderr)})
-                if not failed:
-                    raise Unavailable(f"systemd started nothing: {_first_line(done.stderr)}")
+                said = {found.group(1): found.group(0) for found in _FAILED_JOB.finditer(done.stderr)}
+                failed.update(said)
+                if not said:
+                    text = f"systemctl ended with exit code {done.returncode}: {_first_line(done.stderr)}"
+                    doubt.update(dict.fromkeys(chunk, text))
         shown = self._show([job.id for job in jobs])
         answers: dict[str, Outcome] = {}
         for name, job in names.items():
             facts = shown.get(name, {})
             pid = int(facts.get("ExecMainPID") or 0)
+            if name in doubt and facts.get("ActiveState") not in ("active", "activating"):
+                failed[name] = doubt[name]
             if name in failed and not (pid and _ran(facts)):
                 answers[job.id] = ProcessFailed(self._reason(job, facts, failed[name]))
             else:
@@ -594,6 +600,8 @@ def _first_line(text: str) -> str:
 
 def _ran(shown: Mapping[str, str]) -> bool:
     """Tell whether the program itself was executed, and not only systemd's steps before it."""
+    if shown.get("LoadState") not in ("loaded", None) or shown.get("Result") in ("resources", "protocol"):
+        return False
     return shown.get("ExecMainCode") != "1" or int(shown.get("ExecMainStatus") or 0) not in systemd_units.FAILED_STEPS
 
 

@@ -37,7 +37,12 @@ class FakeSystemctl:
         if verb == "show":
             names = arguments[arguments.index("--") + 1 :]
             blocks = [
-                {"Id": name, "LoadState": "not-found", "ActiveState": "inactive", **self.units.get(name, {})}
+                {
+                    "Id": name,
+                    "LoadState": "loaded" if name in self.units else "not-found",
+                    "ActiveState": "inactive",
+                    **self.units.get(name, {}),
+                }
                 for name in names
             ]
             output = "\n".join("".join(f"{key}={value}\n" for key, value in block.items()) for block in blocks)
