@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import os
 import pwd
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -346,6 +345,8 @@ def user_environment(where: str, user: str) -> dict[str, str]:
 
 def find_program(where: str, program: str, environ: Mapping[str, str], folder: str) -> str:
     """Return the path of a program as execvp finds it. Raises ProcessFailed when there is none."""
+    import shutil
+
     path = os.path.join(folder, program) if "/" in program else program
     found = shutil.which(path, path=environ.get("PATH"))
     if found is None:

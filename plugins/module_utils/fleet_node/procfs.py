@@ -11,7 +11,6 @@ import os
 import pwd
 import re
 import shlex
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable
@@ -183,6 +182,8 @@ class Ps:
     _FORMAT = "pid=,ppid=,pgid=,stat=,rss=,time=,lstart="
 
     def _run(self, *argv: str) -> str:
+        import shutil
+
         program = shutil.which(argv[0])
         if program is None:
             raise Unavailable(f"{argv[0]}: not found; it is needed to look at processes on this system")

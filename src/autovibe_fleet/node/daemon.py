@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from . import later  # noqa: F401  # before anything imports asyncio
+
+# isort: split
 import argparse
 import asyncio
 import contextlib

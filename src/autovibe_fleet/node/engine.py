@@ -8,7 +8,7 @@ before anything is launched or answered: claims, the launch token, the wanted st
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -190,7 +190,7 @@ class Engine(Transitions):
                 m.restart_times, m.attempt, m.crashes, m.relaunch, m.late, m.give_up = [], 0, 0, False, "", False
                 m.status = m.status.evolve(
                     state=life.STARTING, desired="running", driver=self.supervisor.name, pid=0, pid_start=0,
-                    launch=secrets.token_hex(8), claimed=claimed[m.id], started=0.0, ended=0.0, restarts=0, exit_code=None,
+                    launch=os.urandom(8).hex(), claimed=claimed[m.id], started=0.0, ended=0.0, restarts=0, exit_code=None,
                     error="", healthy=None, adopted=False,
                 )  # fmt: skip
             try:
