@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
-from tests.integration.modules.plays import Play, task
+from tests.integration.modules.plays import Play, Task, task
 
 SEATS = [{"name": "seat", "counter": True, "start": 1, "end": 3}]
 SECRETS = {"x": None, "db_password": "correct horse"}
@@ -174,3 +175,37 @@ def test_a_thousand_claims_are_one_call(play: Play) -> None:
     assert not again["changed"]
     assert again["claims"] == made["claims"]
     assert time.monotonic() - begin < 60
+
+
+def test_the_action_group_sets_options_for_all_modules(play: Play, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    defaults = {"group/autovibe.fleet.fleet": {"state_dir": str(elsewhere)}}
+    claims = [{"owner": "a", "resources": ["tcpport"]}]
+    play([{**task("resource", claims=claims), "module_defaults": defaults}])
+    assert (elsewhere / "fleet.db").exists()
+    assert not play.state_dir.exists()
+
+
+def shown(text: str) -> Task:
+    return {"ansible.builtin.debug": {"msg": text}, "ignore_errors": True}
+
+
+def test_the_lookup_gives_an_owner_the_same_values_again(play: Play) -> None:
+    query = (
+        "{{ query('autovibe.fleet.resource', 'tcpport', {'type': 'tcpport', 'name': 'b'}, 'tcpport', owner='shop') }}"
+    )
+    first, again, one, unknown, twice = play(
+        [
+            shown(query),
+            shown(query),
+            shown("{{ lookup('autovibe.fleet.resource', 'tcpport', owner='shop') }}"),
+            shown("{{ lookup('autovibe.fleet.resource', 'tcport', owner='shop') }}"),
+            shown("{{ lookup('autovibe.fleet.resource', 'vncport:5901', 'vncport:5902', owner='shop') }}"),
+        ]
+    )
+    port, admin, same = first["msg"]
+    assert port == same != admin
+    assert again["msg"] == first["msg"]
+    assert one["msg"] == port
+    assert 'did you mean "tcpport"?' in unknown["msg"]
+    assert 'owner "shop": resource "vncport" stands twice' in twice["msg"]
