@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 from tests.requirements import REPOSITORY, require_tool
 
-NOBODY = 65534
+USER = "fleet-newcomer"
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -26,7 +28,7 @@ class Newcomer:
 
     name: str
     folder: Path
-    user: int | None
+    user: str | None
 
     @property
     def home(self) -> Path:
@@ -77,23 +79,28 @@ def newcomer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if request.param == "without root":
         if os.geteuid() != 0:
             pytest.skip("you are not root: the other one is this one")
-        user = NOBODY
+        # A user of the password file, because Ansible looks there for the home.
+        require_tool("useradd", "to be somebody without root")
+        user = USER
     # Not below pytest's own folder, which other users cannot enter; and short, for the socket's name.
-    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/newcomer.XXXXXX"], text=True).strip())
+    folder = Path(tempfile.mkdtemp(prefix="newcomer-", dir="/tmp"))
     person = Newcomer(request.param, folder, user)
     try:
         subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(person.checkout)], check=True)
         person.home.mkdir()
         if user is not None:
             folder.chmod(0o755)
-            subprocess.run(["chown", "-R", f"{user}:{user}", str(folder)], check=True)
+            subprocess.run(["useradd", "--no-create-home", "--home-dir", str(person.home), user], check=True)
+            subprocess.run(["chown", "--recursive", f"{user}:{user}", str(folder)], check=True)
         yield person
     finally:
         fleet = person.home / ".local" / "bin" / "fleet"
         if fleet.exists():
             person.run(str(fleet), "kill-all", "--yes")
             person.run(str(fleet), "daemon", "stop")
-        subprocess.run(["rm", "-rf", str(folder)], check=False)
+        if user is not None:
+            subprocess.run(["userdel", user], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def recap(output: str) -> dict[str, int]:
@@ -114,7 +121,7 @@ def test_make_site_brings_a_fresh_machine_to_a_running_project(newcomer: Newcome
     states = {process["name"]: process["completed"] or process["status"] for process in listed["processes"]}
     assert states == {"migrate": True, "proxy": "running", "web": "running", "worker": "running"}
 
-    urls = set(re.findall(r"http://127\.0\.0\.1:\d+\S*", output))
+    urls = set(re.findall(r"http://127\.0\.0\.1:\d+[^\s)]*", output))
     assert urls, "the closing table names no URL"
     for url in urls:
         with urllib.request.urlopen(url, timeout=10) as answer:
