@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.system.lab import Lab
 
 ROOT = Path(__file__).parents[2]
