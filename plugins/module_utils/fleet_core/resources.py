@@ -95,7 +95,8 @@ def allocate(requests: Iterable[Request], view: View, free: Mapping[tuple[str, s
 
     free: availability of (type, value) pairs as checked on the host; a missing pair is unknown.
     The same owner asking again under the same name keeps its value. Claims of one call never collide.
-    Raises Conflict for a value that is held or busy, Exhausted when a counter has no free value left.
+    Raises InvalidInput for one name that must be two things, Conflict for a value that is held or busy, Exhausted when
+    a counter has no free value left.
     """
     requests = tuple(requests)
     held = {(claim.owner, claim.name): claim for claim in view.claims.values()}
@@ -106,20 +107,30 @@ def allocate(requests: Iterable[Request], view: View, free: Mapping[tuple[str, s
     released: list[Claim] = []
     kept: list[Claim] = []
     waiting: dict[str, int] = {}
+    kinds: dict[tuple[str, str], str] = {}
     for asked in requests:
-        if not asked.value and (asked.owner, asked.name) not in held:
+        if kinds.setdefault((asked.owner, asked.name), asked.type) != asked.type:
+            raise _twice(asked, f"a {kinds[(asked.owner, asked.name)]}")
+        own = held.get((asked.owner, asked.name))
+        if not asked.value and (own is None or own.type != asked.type):
             if asked.type not in waiting:
                 waiting[asked.type] = _SPARE if type_named(view.types, asked.type).probe else 0
             waiting[asked.type] += 1
     stalled: set[str] = set()
+    answered: set[tuple[str, str]] = set()
     for asked in requests:
         kind = type_named(view.types, asked.type)
         value = kind.validate_value(asked.value) if asked.value else ""
         place = (asked.owner, asked.name)
         own = held.get(place)
+        again = place in answered
+        answered.add(place)
         if own is not None and own.type == asked.type and value in ("", own.value):
-            kept.append(own)
+            if not again:
+                kept.append(own)
             continue
+        if own is not None and again:
+            raise _twice(asked, str(own))
         if own is not None:
             released.append(own)
             del held[place]
@@ -145,6 +156,11 @@ def allocate(requests: Iterable[Request], view: View, free: Mapping[tuple[str, s
         return Allocation(unknown=tuple(unknown))
     moved = {name: value for name, value in counters.items() if view.counters.get(name) != value}
     return Allocation(tuple(claimed), tuple(released), tuple(kept), moved)
+
+
+def _twice(asked: Request, first: str) -> InvalidInput:
+    second = f"{asked.type}:{asked.value}" if asked.value else f"a {asked.type}"
+    return InvalidInput(f'"{asked.owner}" asks twice for "{asked.name}": for {first} and for {second}')
 
 
 # So many more values are probed than are asked for, lest a busy one cost a second round. A shell check has its price.
