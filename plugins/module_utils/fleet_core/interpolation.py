@@ -15,6 +15,7 @@ from .names import nearest
 _TOKEN = re.compile(r"\$\$\{|\$\{([^{}]*)\}|%%|%([A-Za-z_][A-Za-z0-9_]*)")
 _NAME = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*\.)?[A-Za-z_][A-Za-z0-9_-]*")
 _BARE = re.compile(r"\$\{([^{}]*)\}")
+_DEPTH = 100
 
 
 def variables_in(text: str) -> tuple[str, ...]:
@@ -43,6 +44,8 @@ def resolve_variables(
         if name in path:
             circle = " -> ".join((*path[path.index(name) :], name))
             raise InvalidInput(f"{where}: the variables refer to each other in a cycle: {circle}")
+        if len(path) == _DEPTH:
+            raise InvalidInput(f'{where}: variables refer to each other more than {_DEPTH} deep, from "{path[0]}" on')
         if name not in variables:
             user = f' (used by "{path[-1]}")' if path else ""
             raise InvalidInput(f'{where}: undefined variable "{name}"{user}{nearest(name, (*variables, *done))}')
