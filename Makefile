@@ -52,8 +52,9 @@ benchmarks: ## Compare with other tools; prints ratios
 ##@ Make
 
 .PHONY: docs
-docs: dev ## Write docs/modules/*.md from the modules' documentation
+docs: dev ## Write docs/modules/*.md and docs/cli.md from what they describe
 	@python tests/tools/module_docs.py
+	@python tests/tools/cli_docs.py
 
 .PHONY: format
 format: dev ## Let ruff order imports and lay out code

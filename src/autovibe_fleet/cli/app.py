@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from . import session as sessions
+from .commands import Command
 from .session import Session, with_session
 
 PANELS: dict[str, dict[str, str]] = {
@@ -88,7 +89,7 @@ def _build(name: str, panel: str) -> Any:
         group._add_completion = False
     else:
         group = typer.Typer(add_completion=False, rich_markup_mode=_MARKUP)
-        settings = dict(getattr(found, "settings", {}))
+        settings = {"cls": Command, **getattr(found, "settings", {})}
         settings["context_settings"] = {**CONTEXT, **settings.get("context_settings", {})}
         shared = settings.pop("shared", tuple(sessions.SHARED))
         group.command(name, **settings)(with_session(found, shared))

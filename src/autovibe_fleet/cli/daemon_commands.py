@@ -16,10 +16,11 @@ from fleet_node import paths
 
 from . import daemon
 from .arguments import Timeout, seconds
+from .commands import Noun
 from .output import duration, size
 from .session import Session, with_session
 
-app = typer.Typer(no_args_is_help=True, help="fleetd, the daemon that watches the processes.")
+app = Noun(no_args_is_help=True, help="fleetd, the daemon that watches the processes.")
 Driver = Annotated[str, typer.Option("--driver", metavar="auto|native|systemd", help="Who starts the processes.")]
 Scope = Annotated[str, typer.Option("--scope", metavar="auto|system|user", help="Scope of the systemd driver.")]
 

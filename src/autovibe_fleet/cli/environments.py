@@ -176,6 +176,7 @@ def _recorded(session: Session, name: str) -> dict[str, Any]:
         "inactivity_timeout": data.get("inactivity_timeout", 0),
         "idle": 0,
         "last_activity": None,
+        "error": "",
         "processes": recorded.processes(session, environment=name),
     }
 
@@ -196,6 +197,7 @@ def _inactive(session: Session, file: Path) -> dict[str, Any]:
         "inactivity_timeout": found.idle_limit,
         "idle": 0,
         "last_activity": None,
+        "error": "",
         "processes": [recorded.view(spec, ProcessStatus()) for spec in found.processes],
     }
 

@@ -36,10 +36,51 @@ A process has an id: NAME, or ENVIRONMENT/NAME for one that a project file decla
 In a project's folder (one with .runcept.toml in it or above it) a bare NAME means the environment's process of that
 name; where it has none, the process NAME of this host. `-e PATH` chooses another project, by folder, file or name."""
 
-
-def exit_codes() -> tuple[tuple[int, str], ...]:
-    """Return every exit code with its meaning."""
-    return _MEANINGS
+# fmt: off
+PROCESS = (
+    "id", "name", "environment", "template", "label", "command", "status", "desired", "pid", "started", "uptime",
+    "restarts", "exit_code", "healthy", "completed", "error", "driver", "resources", "types", "urls", "memory", "cpu",
+    "user", "working_dir", "depends_on", "log_file", "unit", "adopted", "waiting_for",
+)
+ENVIRONMENT = (
+    "name", "path", "project_dir", "status", "inactivity_timeout", "idle", "last_activity", "error", "processes",
+)
+# fmt: on
+_JSON = (
+    ("start, stop, restart, delete", "{change: {before, after, actions}, processes: [PROCESS]}"),
+    ("ps", "{processes: [PROCESS]}"),
+    ("inspect", "{process: PROCESS, declaration}"),
+    ("logs", "one line a record: {process, timestamp, level, message, process_name, process_id}"),
+    ("discover", "{found: [{pid, command, argv, cwd, user, ports, started, memory}]}; with --adopt {process: PROCESS}"),
+    ("run-action", "{exit_code, output}"),
+    ("kill-all", "{stopped: [ID]}"),
+    ("init", "{path, notes: [TEXT]}"),
+    ("activate, deactivate", "{change, environment: ENVIRONMENT}"),
+    ("status", "{environment: ENVIRONMENT}; outside of a project as daemon status"),
+    ("list", "{environments: [ENVIRONMENT]}"),
+    ("template list", "{templates: [TEMPLATE]}"),
+    ("template show", "{template: TEMPLATE}"),
+    ("template add", "{change, templates: [ID]}"),
+    ("template remove", "{change}"),
+    ("template export", "TEMPLATE for one name, else [TEMPLATE]"),
+    ("resource-type list", "{resource_types: [TYPE]}"),
+    ("resource-type show", "{resource_type: TYPE, claimed}"),
+    ("resource-type add, remove", "{change}"),
+    ("resources list", "{resources: [{type, value, owner, name}]}"),
+    ("resources claim, release, reap", "{change, resources: [{type, value, owner, name}]}; reap --dry-run as list"),
+    (
+        "daemon status",
+        "{running, version, pid, started, driver, scope, state_dir, processes: {STATE: COUNT}, environments}",
+    ),
+    ("daemon start, restart", "{result, ...} and what daemon status says"),
+    ("daemon stop", "{result, stopped: [ID]}"),
+    ("state export", "the state; with a FILE {path, processes: COUNT}"),
+    ("state import", "{change, adopted: [ID], stopped: [ID]}"),
+    ("version", "{version}"),
+    ("any error, on stderr", "{error: {code, message, exit_code}}"),
+    ("PROCESS", "{" + ", ".join(PROCESS) + "}"),
+    ("ENVIRONMENT", "{" + ", ".join(ENVIRONMENT) + "}"),
+)
 
 
 def page(topic: str) -> str:
@@ -48,12 +89,21 @@ def page(topic: str) -> str:
         return "\n".join(f"{code:>3}  {meaning}" for code, meaning in _MEANINGS)
     if topic == "environment":
         return "\n".join(f"{name:<18}  {meaning}" for name, meaning in _ENVIRONMENT)
+    if topic == "json":
+        return "\n".join(f"{name:<30}  {shape}" for name, shape in _JSON)
     return _NAMES
+
+
+def tables() -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return the pages that are tables, as rows."""
+    codes = tuple((str(code), meaning) for code, meaning in _MEANINGS)
+    return {"exit-codes": codes, "environment": _ENVIRONMENT, "json": _JSON}
 
 
 TOPICS = {
     "exit-codes": "What the exit codes mean.",
     "environment": "Environment variables that fleet reads.",
+    "json": "What each command writes with --json.",
     "names": "How a name on the command line becomes a process.",
 }
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from .. import __version__
 
@@ -17,64 +17,62 @@ NOBODY_READS = 141  # 128 + SIGPIPE, as a shell reports it
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
-    import typer
-
-    from fleet_core.errors import FleetError
-
-    from .app import app
-
     try:
+        import typer
+
+        from .app import app
+
         result = typer.main.get_command(app).main(list(arguments), prog_name="fleet", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
-    except FleetError as error:
-        return _fail(arguments, error.code, error.message, error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail(arguments, "interrupted", "interrupted", INTERRUPTED)
     except BrokenPipeError:
         return NOBODY_READS
-    except Exception as error:
-        if hasattr(error, "format_message"):  # of click, whichever one Typer brings
-            return _usage_error(arguments, error)
-        text = " ".join(str(error).split()) or "no message"
-        hint = "" if _debug() else "; FLEET_DEBUG=1 shows where"
-        return _fail(arguments, "error", f"unexpected {type(error).__name__}: {text}{hint}", 1)
+    except (Exception, KeyboardInterrupt) as error:
+        code, message, exit_code = _told(error)
+        return _fail(arguments, code, message, exit_code)
 
 
-def _usage_error(arguments: Sequence[str], error: Any) -> int:
-    context = getattr(error, "ctx", None)
-    if type(error).__name__ == "NoArgsIsHelpError":
-        text = error.format_message()
-        if text:
-            print(text)
-        return 2
-    message = error.format_message().rstrip(".")
-    where = context.command_path if context is not None else "fleet"
-    return _fail(arguments, "usage", f"{message[:1].lower()}{message[1:]}; see `{where} --help`", 2)
+def _told(error: BaseException) -> tuple[str, str, int]:
+    """Return the code, the sentence and the exit code of an error."""
+    if hasattr(error, "rpc_code"):  # a FleetError
+        return error.code, error.message, error.exit_code  # type: ignore[attr-defined]
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        return "interrupted", "interrupted", INTERRUPTED
+    if hasattr(error, "format_message"):  # of click, whichever one Typer brings
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "fleet"
+        message = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message)
+            return "usage", "", 2
+        message = message.rstrip(".")
+        return "usage", f"{message[:1].lower()}{message[1:]}; see `{where} --help`", 2
+    text = " ".join(str(error).split()) or "no message"
+    hint = "" if _debug() else "; FLEET_DEBUG=1 shows where"
+    return "error", f"unexpected {type(error).__name__}: {text}{hint}", 1
 
 
 def _fail(arguments: Sequence[str], code: str, message: str, exit_code: int) -> int:
-    from .session import current
-
     if _debug():
         import traceback
 
         traceback.print_exc()
-    if current.as_json or "--json" in _options(arguments):
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if _asked("as_json") or "--json" in options:
         print(json.dumps({"error": {"code": code, "message": message, "exit_code": exit_code}}), file=sys.stderr)
-    else:
+    elif message:
         print(f"fleet: {message}", file=sys.stderr)
     return exit_code
 
 
-def _options(arguments: Sequence[str]) -> Sequence[str]:
-    return arguments[: arguments.index("--")] if "--" in arguments else arguments
-
-
 def _debug() -> bool:
-    from .session import current
+    return _asked("debug") or os.environ.get("FLEET_DEBUG", "0") not in ("", "0")
 
-    return current.debug or os.environ.get("FLEET_DEBUG", "0") not in ("", "0")
+
+def _asked(option: str) -> bool:
+    """Tell whether a shared option was given, as far as the command line was read."""
+    session = sys.modules.get(f"{__package__}.session")
+    return bool(getattr(getattr(session, "current", None), option, False))
 
 
 def main() -> NoReturn:

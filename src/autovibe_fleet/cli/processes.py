@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from fleet_core.errors import InvalidInput, NotFound, ProcessFailed, TimedOut
 
 from . import completion, progress, projects
 from .arguments import Assignments, Names, Timeout, declaration, seconds
+from .commands import AfterDashes
 from .output import Column, described, duration, size
 from .session import Session
 
@@ -22,17 +22,6 @@ from .session import Session
 _PRINTED = re.compile(r"exit code|killed by|not ready|in time|unhealthy")
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes are up.")]
-
-
-class AfterDashes(TyperCommand):
-    """A command that keeps what follows `--` apart, as a command line of its own."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if "--" in args:
-            at = args.index("--")
-            ctx.obj = {"command": args[at + 1 :]}
-            args = args[:at]
-        return super().parse_args(ctx, args)
 
 
 def start(
@@ -48,7 +37,7 @@ def start(
     wait: Wait = True,
     timeout: Timeout = "",
 ) -> None:
-    """Start a process from a template, a declaration or a command.
+    """Start a process from a template or a command, or by name.
 
     \b
     fleet start NAME                       in a project also a process of its environment

@@ -69,6 +69,7 @@ def view(spec: ProcessSpec, status: ProcessStatus) -> dict[str, Any]:
         "working_dir": spec.working_dir,
         "depends_on": [item.to_dict() for item in spec.depends_on],
         "log_file": "",
+        "unit": "",
         "adopted": status.adopted,
         "waiting_for": "",
     }

@@ -13,10 +13,11 @@ from fleet_core.resource_types import DEFAULTS, ResourceType
 from fleet_node import declarations
 
 from . import completion
+from .commands import Noun
 from .output import Column
 from .session import Session, with_session
 
-app = typer.Typer()
+app = Noun()
 _NOT = ("false", "no", "off", "0")
 
 
@@ -106,10 +107,13 @@ def add(
     timeout: Annotated[
         str | None, typer.Option("--timeout", metavar="TIME", help="Limit of one check (default: 5s).")
     ] = None,
-    description: Annotated[str | None, typer.Option("--description", help="What it is, for people.")] = None,
+    description: Annotated[
+        str | None, typer.Option("--description", metavar="TEXT", help="What it is, for people.")
+    ] = None,
 ) -> None:
     """Add a resource type, or change the given parts of one that exists.
 
+    \b
     fleet resource-type add gpu --check='nvidia-smi -L | grep -q "GPU ${value}"' --check-means=free --counter --end=3
     """
     given: dict[str, Any] = {

@@ -15,10 +15,11 @@ from fleet_node import declarations
 from fleet_node import resources as claims
 
 from . import completion
+from .commands import Noun
 from .output import Column
 from .session import Session, with_session
 
-app = typer.Typer()
+app = Noun()
 Asked = Annotated[
     list[str],
     typer.Argument(
@@ -33,9 +34,12 @@ Owner = Annotated[str, typer.Argument(metavar="OWNER", autocompletion=completion
 def list_claims(
     session: Session,
     owner: Annotated[
-        str, typer.Option("--owner", help="Only what this owner holds.", autocompletion=completion.owners)
+        str,
+        typer.Option("--owner", metavar="OWNER", help="Only what this owner holds.", autocompletion=completion.owners),
     ] = "",
-    kind: Annotated[str, typer.Option("--type", help="Only this type.", autocompletion=completion.resource_types)] = "",
+    kind: Annotated[
+        str, typer.Option("--type", metavar="TYPE", help="Only this type.", autocompletion=completion.resource_types)
+    ] = "",
     vanished: Annotated[
         bool, typer.Option("--vanished", help="Only claims whose owner is no declared process.")
     ] = False,

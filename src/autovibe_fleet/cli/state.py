@@ -16,9 +16,10 @@ from fleet_node import state_file
 
 from . import daemon
 from .arguments import TIMEOUT
+from .commands import Noun
 from .session import Session, with_session
 
-app = typer.Typer(no_args_is_help=True, help="Export and import the whole state as JSON.")
+app = Noun(no_args_is_help=True, help="Export and import the whole state as JSON.")
 
 
 @app.command()

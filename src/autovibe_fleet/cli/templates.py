@@ -17,10 +17,11 @@ from fleet_core.names import describe, nearest
 from fleet_node import declarations
 
 from . import completion
+from .commands import Noun
 from .output import Column, described
 from .session import Session, with_session
 
-app = typer.Typer()
+app = Noun()
 Ids = Annotated[list[str], typer.Argument(metavar="TEMPLATE...", autocompletion=completion.templates)]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from autovibe_fleet.cli.help import ENVIRONMENT
+
 from .conftest import PYTHON, SERVER, Fleet
 
 SHOP = f"""\
@@ -74,6 +76,7 @@ def test_deactivate_stops_and_gives_back(fleet: Fleet, shop: Path) -> None:
     assert fleet.ok("deactivate", "shop").out == "Environment shop is inactive, as it was\n"
     assert fleet.json("resources")["resources"] == []
     answer = fleet.json("status", "shop")["environment"]
+    assert set(answer) == set(ENVIRONMENT)
     assert answer["status"] == "inactive"
     assert {process["status"] for process in answer["processes"]} == {"stopped"}
 
@@ -132,7 +135,9 @@ def test_environments_are_shown_from_the_record_while_fleetd_is_down(fleet: Flee
     result = fleet.ok("status", cwd=shop)
     assert "fleetd is not running" in result.err
     assert [line.split()[1] for line in result.out.splitlines()[-3:]] == ["running", "completed", "running"]
-    assert fleet.json("list")["environments"][0]["name"] == "shop"
+    (listed,) = fleet.json("list")["environments"]
+    assert set(listed) == set(ENVIRONMENT)
+    assert listed["name"] == "shop"
 
 
 def test_init_writes_a_project_that_runs(fleet: Fleet) -> None:

@@ -12,13 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import PYTHON, SERVER, Fleet, until
+from autovibe_fleet.cli.help import PROCESS
 
-SHAPE = {
-    "id", "name", "environment", "template", "label", "command", "status", "desired", "pid", "started", "uptime",
-    "restarts", "exit_code", "healthy", "completed", "error", "driver", "resources", "types", "urls", "memory", "cpu",
-    "user", "working_dir", "depends_on", "log_file", "adopted", "waiting_for",
-}  # fmt: skip
+from .conftest import PYTHON, SERVER, Fleet, until
 
 
 def test_a_command_after_dashes_runs_in_this_folder_with_a_claimed_port(host: Fleet) -> None:
@@ -111,7 +107,7 @@ def test_ps_lists_names_whole_and_json_has_every_field(host: Fleet) -> None:
     assert lines[0].split() == ["NAME", "STATUS", "PID", "UPTIME", "RESTARTS", "MEMORY", "RESOURCES", "COMMAND"]
     assert any(line.startswith(f"{name}  running") for line in lines)
     assert "\033" not in "".join(lines)
-    assert set(host.process(name)) >= SHAPE
+    assert set(host.process(name)) == set(PROCESS)
     host.ok("stop", name)
     assert name not in host.ok("ps", "--running").out
 
@@ -221,7 +217,7 @@ def test_what_was_recorded_is_shown_while_fleetd_is_down(fleet: Fleet) -> None:
     fleet.ok("daemon", "stop")
     result = fleet.ok("ps", "--json")
     (process,) = result.data["processes"]
-    assert set(process) >= SHAPE
+    assert set(process) == set(PROCESS)
     assert (process["status"], process["pid"]) == ("running", before["pid"])
     os.kill(before["pid"], signal.SIGKILL)
     until(lambda: fleet.process("left")["status"] == "stopped")
