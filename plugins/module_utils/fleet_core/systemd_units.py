@@ -157,6 +157,7 @@ def unit(
         f"Description=fleet process {spec.id}",
     ]
     units = [unit_name(ident, prefix) for ident in after]
+    lines.append("Before=fleetd.service")  # when the host goes down, fleetd ends first and takes that for no crash
     lines += [f"After={' '.join(units)}"] if units else []
     if policy.burst:
         # The first start counts too.

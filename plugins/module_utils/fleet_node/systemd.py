@@ -227,6 +227,10 @@ class Systemd:
             if seen.phase == "absent" and status.adopted and procfs.alive(status.pid, status.pid_start):
                 seen = Observation("alive", status.pid, status.pid_start)
             found[ident] = seen
+        down = [ident for ident, seen in found.items() if seen.phase != "alive" and known[ident].pid]
+        if down and self._run(["is-system-running"], 10.0).stdout.strip() == "stopping":
+            # The host goes down, and systemd ends everything. These are still wanted after the next boot.
+            found.update({ident: Observation("alive", known[ident].pid, known[ident].pid_start) for ident in down})
         return found
 
     def forget(self, ids: Iterable[str]) -> None:

@@ -79,9 +79,7 @@ class Transitions:
         elif seen.phase == "waiting":
             self._event(m, life.EXITED_RETRY, pid=0)
         else:
-            if seen.phase == "absent" and self.supervisor.restarts:
-                m.relaunch = True  # the host was booted: the supervisor cannot restart what it does not know
-            self._exited(m, seen.exit_code, seen.error)
+            self._seen(m, seen)
 
     # Launching
 
@@ -372,7 +370,8 @@ class Transitions:
 
     async def _look(self, ids: Sequence[str]) -> None:
         """Compare processes with what the supervisor sees of them."""
-        known = {i: self.processes[i].status for i in ids if i in self.processes and not self.processes[i].spawning}
+        started = [self.processes[i] for i in ids if i in self.processes and i not in self._pending]
+        known = {m.id: m.status for m in started if not m.spawning}
         if not known:
             return
         observed = await self._call(self.supervisor.observe, known)
@@ -383,6 +382,8 @@ class Transitions:
 
     def _seen(self, m: Managed, seen: Observation) -> None:
         state = m.status.state
+        if seen.phase == "absent" and self.supervisor.restarts and state != life.STOPPING:
+            m.relaunch = True  # the host was booted: the supervisor cannot restart what it does not know
         if seen.phase in ("ended", "absent"):
             if state in life.ALIVE and (m.status.pid or state == life.STOPPING or self.supervisor.restarts):
                 self._exited(m, seen.exit_code, seen.error)

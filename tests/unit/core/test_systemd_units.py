@@ -36,6 +36,7 @@ SMALL = """\
 # Written by fleetd; changes are lost. For settings of your own use /etc/systemd/system/fleet-.service.d/NAME.conf.
 [Unit]
 Description=fleet process web
+Before=fleetd.service
 StartLimitIntervalSec=300000ms
 StartLimitBurst=11
 
@@ -66,6 +67,7 @@ LARGE = """\
 # Written by fleetd; changes are lost. For settings of your own use ~/.config/systemd/user/fleet-.service.d/NAME.conf.
 [Unit]
 Description=fleet process shop/web
+Before=fleetd.service
 After=fleet-shop:db.service fleet-shop:cache.service
 StartLimitIntervalSec=60000ms
 StartLimitBurst=4

@@ -27,6 +27,7 @@ class FakeSystemctl:
         self.units: dict[str, dict[str, str]] = {}
         self.asked: list[list[str]] = []
         self.errors: dict[str, str] = {}
+        self.state = "running"
 
     def __call__(self, arguments: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
         self.asked.append(list(arguments))
@@ -34,6 +35,8 @@ class FakeSystemctl:
         output, error = "", self.errors.get(verb, "")
         if verb == "--version":
             output = "systemd 252 (252.39-1~deb12u2)\n+PAM +AUDIT\n"
+        if verb == "is-system-running":
+            output = f"{self.state}\n"
         if verb == "show":
             names = arguments[arguments.index("--") + 1 :]
             blocks = [
@@ -188,6 +191,12 @@ def test_what_systemd_shows_becomes_what_is_true(
 ) -> None:
     systemctl.units = {"fleet-a.service": shown}
     assert driver.observe({"a": ProcessStatus(pid=41, pid_start=4141)})["a"] == expected
+
+
+def test_a_host_that_goes_down_ends_no_process(driver: systemd.Systemd, systemctl: FakeSystemctl) -> None:
+    systemctl.units = {"fleet-a.service": after("inactive", "dead", 2, 15)}
+    systemctl.state = "stopping"
+    assert driver.observe({"a": ProcessStatus(pid=41, pid_start=4141)})["a"] == Observation("alive", 41, 4141)
 
 
 def test_all_units_are_asked_for_at_once(driver: systemd.Systemd, systemctl: FakeSystemctl) -> None:
