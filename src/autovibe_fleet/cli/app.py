@@ -49,6 +49,8 @@ PANELS: dict[str, dict[str, str]] = {
         "help": "help:help_topic",
     },
 }
+# Commands for which it does not matter in which project they are given.
+_NO_PROJECT = ("discover", "kill-all", "init", "list", "version", "help")
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 # Boxes and colors in the help are for terminals.
 _MARKUP: Literal["rich"] | None = "rich" if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else None
@@ -91,7 +93,8 @@ def _build(name: str, panel: str) -> Any:
         group = typer.Typer(add_completion=False, rich_markup_mode=_MARKUP)
         settings = {"cls": Command, **getattr(found, "settings", {})}
         settings["context_settings"] = {**CONTEXT, **settings.get("context_settings", {})}
-        shared = settings.pop("shared", tuple(sessions.SHARED))
+        everywhere = tuple(option for option in sessions.SHARED if option != "environment" or name not in _NO_PROJECT)
+        shared = settings.pop("shared", everywhere)
         group.command(name, **settings)(with_session(found, shared))
     command: Any = typer.main.get_command(group)
     command.name = name

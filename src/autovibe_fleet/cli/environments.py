@@ -75,6 +75,9 @@ def activate(
             answer = session.call(
                 "environments.apply", items=[{**item, "state": "active"}], wait=wait, timeout=seconds(timeout)
             )
+    except KeyboardInterrupt:
+        session.out.note("\nfleetd goes on with it; `fleet status` shows how far it is, `fleet deactivate` stops it.")
+        raise
     except (ProcessFailed, TimedOut):
         if not session.as_json and (name := name or _name_in(session, file)):
             _show_failed(session, name)

@@ -73,6 +73,7 @@ _JSON = (
         "{running, version, pid, started, driver, scope, state_dir, processes: {STATE: COUNT}, environments}",
     ),
     ("daemon start, restart", "{result, ...} and what daemon status says"),
+    ("daemon logs", "one line a record: {line}"),
     ("daemon stop", "{result, stopped: [ID]}"),
     ("state export", "the state; with a FILE {path, processes: COUNT}"),
     ("state import", "{change, adopted: [ID], stopped: [ID]}"),

@@ -149,6 +149,9 @@ def _change(session: Session, method: str, params: dict[str, Any], wait: bool, t
     try:
         with progress.shown(session, ids=set(ids)):
             answer = session.call(method, **params, wait=wait, timeout=seconds(timeout))
+    except KeyboardInterrupt:
+        session.out.note("\nfleetd goes on with it; `fleet ps` shows how far it is.")
+        raise
     except (ProcessFailed, TimedOut) as error:
         if len(ids) == 1 and _PRINTED.search(error.message):
             raise type(error)(f"{error.message}; see `fleet logs {ids[0]}`") from error
