@@ -277,8 +277,8 @@ def lifecycle_page() -> str:
     lines = [
         "# The life cycle of a process",
         "",
-        "Written by `make docs` from the table in `plugins/module_utils/fleet_core/lifecycle.py`. An arrow is an event;",
-        "behind the slash is what it makes fleetd do. An event that has no arrow is an error.",
+        "Written by `make docs` from the table in `plugins/module_utils/fleet_core/lifecycle.py`. An arrow is an",
+        "event; behind the slash is what it makes fleetd do. An event that has no arrow is an error.",
         "",
         *code_block(lifecycle.diagram(), "mermaid"),
         "| state | event | next state | actions |",
