@@ -9,6 +9,15 @@ from itertools import count
 
 import pytest
 from tests.system.lab import Host, Lab, why_not
+from tests.system.lab.images import SUITES, ensure_image
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the host images before the first test, whose time limit must not count it."""
+    wanted = any("lab" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and why_not() is None and not session.config.option.collectonly:
+        for name in SUITES:
+            ensure_image(name)
 
 
 @pytest.fixture(scope="session")

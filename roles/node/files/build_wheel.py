@@ -68,7 +68,7 @@ def build(root: Path, sources: list[str], target: Path) -> None:
         if importlib.util.find_spec("hatchling"):
             options.append("--no-build-isolation")
         command = [sys.executable, "-m", "pip", "wheel", *options, str(copy)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             sys.exit(f"pip could not build the wheel:\n{done.stdout}{done.stderr}")
         try:

@@ -130,7 +130,12 @@ def _store(image: Image, archive: Path) -> None:
 
 
 def _is_stored(image: Image) -> bool:
-    return subprocess.run([*_store_podman(), "image", "exists", image.reference], capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            [*_store_podman(), "image", "exists", image.reference], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
 
 
 def _store_podman() -> list[str]:
@@ -153,6 +158,6 @@ def _output(*command: str) -> str:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabError(f"{command[0]} failed with exit code {done.returncode}: {done.stderr.strip()[-2000:]}")

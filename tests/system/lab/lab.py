@@ -354,7 +354,7 @@ class Lab:
         self, *command: str, stdin: str | None = None, check: bool = True, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
         source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
-        done = subprocess.run(command, **source, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, **source, capture_output=True, text=True, timeout=timeout, check=False)
         if check and done.returncode != 0:
             shown = command[command.index("podman") :] if "podman" in command else command
             raise LabError(f"{shlex.join(shown)}: exit code {done.returncode}\n{done.stdout}{done.stderr}".rstrip())
