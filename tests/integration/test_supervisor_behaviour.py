@@ -11,11 +11,13 @@ import json
 import os
 import pwd
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -642,6 +644,34 @@ def _ignoring_errors(function: Any, *arguments: Any) -> None:
         function(*arguments)
     except Exception as error:
         print(f"as expected: {error}")
+
+
+def test_a_running_process_is_adopted(fleet: Fleet, folder: Path) -> None:
+    code = "import socket, time\ns = socket.create_server(('127.0.0.1', 0))\n"
+    code += f"open({str(folder / 'port')!r}, 'w').write(str(s.getsockname()[1]))\ntime.sleep(1000)"
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as child:
+        try:
+            port = wait_for("the port", lambda: (folder / "port").exists() and (folder / "port").read_text())
+            adopted = fleet.call("processes.adopt", id="old", port=int(port))["process"]
+            assert (adopted["pid"], adopted["status"], adopted["adopted"]) == (child.pid, "running", True)
+            assert fleet.claims() == {("tcpport", port, "old")}
+            fleet.again(signal.SIGKILL)
+            assert (fleet.get("old")["pid"], fleet.get("old")["status"]) == (child.pid, "running")
+            with ThreadPoolExecutor(1) as pool:
+                ended = pool.submit(child.wait, 10)
+                fleet.stop("old")
+                assert ended.result() == -signal.SIGTERM
+            assert fleet.get("old")["status"] == "stopped"
+            assert fleet.claims() == set()
+        finally:
+            child.kill()
+
+
+def test_the_end_of_an_adopted_process_is_noticed(fleet: Fleet) -> None:
+    with subprocess.Popen(SLEEP.split(), start_new_session=True) as child:
+        fleet.call("processes.adopt", id="old", pid=child.pid)
+        child.kill()
+    assert fleet.until("old", "error")["exit_code"] is None
 
 
 def test_a_second_fleetd_is_refused(fleet: Fleet) -> None:

@@ -224,8 +224,9 @@ class Systemd:
         found = {}
         for ident, status in known.items():
             seen = self._observation(ident, shown.get(self.unit(ident), {}), status)
-            if seen.phase == "absent" and status.adopted and procfs.alive(status.pid, status.pid_start):
-                seen = Observation("alive", status.pid, status.pid_start)
+            if seen.phase == "absent" and status.adopted:
+                runs = procfs.alive(status.pid, status.pid_start)
+                seen = Observation("alive", status.pid, status.pid_start) if runs else Observation("ended")
             found[ident] = seen
         down = [ident for ident, seen in found.items() if seen.phase != "alive" and known[ident].pid]
         if down and self._run(["is-system-running"], 10.0).stdout.strip() == "stopping":

@@ -46,7 +46,6 @@ def adopted(ident: str, facts: Mapping[str, Any]) -> tuple[ProcessSpec, ProcessS
     status = ProcessStatus(
         state=life.STOPPED,
         desired="running",
-        driver="native",
         pid=pid,
         pid_start=int(facts.get("pid_start") or 0),
         started=float(facts.get("started") or time.time()),

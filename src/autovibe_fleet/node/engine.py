@@ -16,7 +16,7 @@ from typing import Any
 from fleet_core import lifecycle as life
 from fleet_core.changes import Change
 from fleet_core.dependencies import start_order
-from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, ProcessFailed, TimedOut
+from fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed, TimedOut
 from fleet_core.process_status import ProcessStatus
 from fleet_core.processes import ProcessSpec, needs_of
 from fleet_core.resources import Request
@@ -342,10 +342,9 @@ class Engine(Transitions):
                 raise Conflict(f'pid {status.pid}: is process "{m.id}" already')
         if ident in self.processes:
             raise Conflict(f'process "{ident}": exists already')
-        if self.supervisor.name != "native":
-            raise InvalidInput("a running process can only be adopted by the native supervisor")
         allocation = resources.claim(self.store, claims, known={(asked.type, asked.value): True for asked in claims})
-        status = status.evolve(claimed={claim.name: (claim.type, claim.value) for claim in allocation.claimed})
+        claimed = {claim.name: (claim.type, claim.value) for claim in allocation.claimed}
+        status = status.evolve(claimed=claimed, driver=self.supervisor.name)
         try:
             self.store.put_processes([(spec, status)])
         except FleetError:
@@ -355,7 +354,7 @@ class Engine(Transitions):
         self.processes[ident] = m
         self.output.add(spec, "")
         self._prepare(m)
-        if self.supervisor.observe({ident: status})[ident].phase != "alive":
+        if (await self._call(self.supervisor.observe, {ident: status}))[ident].phase != "alive":
             self._remove([ident])
             raise NotFound(f"pid {status.pid}: has ended")
         self._event(m, life.ADOPT)
