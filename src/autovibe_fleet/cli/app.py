@@ -109,6 +109,10 @@ class Commands(TyperGroup):
         super().__init__(**settings)
         self.commands = LazyCommands()
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of PANELS."""
+        return list(self.commands)
+
 
 app = typer.Typer(name="fleet", cls=Commands, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=_MARKUP)
 

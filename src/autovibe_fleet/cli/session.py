@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -113,9 +113,8 @@ def with_session(
     function: Callable[..., None], names: Sequence[str] = ("as_json", "state_dir", "debug")
 ) -> Callable[..., None]:
     """Return a Typer command that takes shared options in place of the function's first parameter, a Session."""
-    hints = get_type_hints(function, include_extras=True)
-    own = list(inspect.signature(function).parameters.values())[1:]
-    parameters = [part.replace(annotation=hints[part.name], kind=inspect.Parameter.KEYWORD_ONLY) for part in own]
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    parameters = [part.replace(kind=inspect.Parameter.KEYWORD_ONLY) for part in own]
     for name, (annotation, default) in ((name, SHARED[name]) for name in names):
         parameters.append(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -55,9 +55,9 @@ def test_the_exit_codes_are_those_of_the_errors(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("daemon",)])
-def test_without_a_command_there_is_help_and_an_error_code(fleet: Fleet, words: tuple[str, ...]) -> None:
+def test_without_a_command_there_is_help(fleet: Fleet, words: tuple[str, ...]) -> None:
     result = fleet(*words)
-    assert result.code == 2
+    assert result.code in (0, 2)  # click has changed its mind over time
     assert "Commands:" in result.out + result.err
 
 
