@@ -166,14 +166,14 @@ def process_spec(data: Mapping[str, Any], base: Mapping[str, Any] | None = None)
     if signal not in SIGNALS:
         raise InvalidInput(f'{where}: expected stop_signal {", ".join(SIGNALS)}, found "{merged["stop_signal"]}"')
     default = ProcessSpec("x", "x")
-    seconds = {
-        key: parse_duration(f"{where}: {key}", merged[key] if merged.get(key) is not None else getattr(default, key))
-        for key in ("stop_timeout", "start_timeout")
-    }
-    checks = {
-        key: health_check(f"{where}: {key}", merged[key]) if merged.get(key) else None
-        for key in ("readiness", "health")
-    }
+
+    def seconds(key: str) -> float:
+        value = merged.get(key)
+        return parse_duration(f"{where}: {key}", getattr(default, key) if value is None else value)
+
+    def check(key: str) -> HealthCheck | None:
+        return health_check(f"{where}: {key}", merged[key]) if merged.get(key) else None
+
     return ProcessSpec(
         id=ident,
         command=command.strip(),
@@ -188,12 +188,14 @@ def process_spec(data: Mapping[str, Any], base: Mapping[str, Any] | None = None)
         env_files=_texts(f"{where}: env_files", merged.get("env_files")),
         user=as_text(f"{where}: user", merged.get("user") or ""),
         stop_signal=signal,
+        stop_timeout=seconds("stop_timeout"),
+        start_timeout=seconds("start_timeout"),
+        readiness=check("readiness"),
+        health=check("health"),
         restart=restart_policy(f"{where}: restart", merged.get("restart")),
         depends_on=dependencies(f"{where}: depends_on", merged.get("depends_on")),
         limits=_limits(f"{where}: limits", merged.get("limits")),
         logs=_log_policy(f"{where}: logs", merged.get("logs")),
-        **checks,
-        **seconds,
     )
 
 
@@ -252,28 +254,28 @@ def _needs(where: str, data: object) -> tuple[Need, ...]:
 def _limits(where: str, data: object) -> Limits:
     if data is None:
         return Limits()
-    check_keys(where, data, [part.name for part in fields(Limits)])
-    assert isinstance(data, Mapping)
-    cpu = str(data.get("cpu") or 0).rstrip("%")
+    given = check_keys(where, data, [part.name for part in fields(Limits)])
+    cpu = str(given.get("cpu") or 0).rstrip("%")
     return Limits(
-        memory=parse_size(f"{where}: memory", data.get("memory") or 0),
+        memory=parse_size(f"{where}: memory", given.get("memory") or 0),
         cpu=as_int(f"{where}: cpu", cpu, 0, 100_000),
-        open_files=as_int(f"{where}: open_files", data.get("open_files") or 0, 0, 2**31),
-        processes=as_int(f"{where}: processes", data.get("processes") or 0, 0, 2**31),
-        nice=as_int(f"{where}: nice", data.get("nice") or 0, -20, 19),
+        open_files=as_int(f"{where}: open_files", given.get("open_files") or 0, 0, 2**31),
+        processes=as_int(f"{where}: processes", given.get("processes") or 0, 0, 2**31),
+        nice=as_int(f"{where}: nice", given.get("nice") or 0, -20, 19),
     )
 
 
 def _log_policy(where: str, data: object) -> LogPolicy:
     if data is None:
         return LogPolicy()
-    check_keys(where, data, [part.name for part in fields(LogPolicy)])
-    assert isinstance(data, Mapping)
+    given = check_keys(where, data, [part.name for part in fields(LogPolicy)])
     default = LogPolicy()
-    size = parse_size(f"{where}: max_size", data["max_size"] if data.get("max_size") is not None else default.max_size)
+    size = parse_size(
+        f"{where}: max_size", given["max_size"] if given.get("max_size") is not None else default.max_size
+    )
     if size < 4096:
         raise InvalidInput(f"{where}: expected a max_size of at least 4096 bytes, found {size}")
-    keep = as_int(f"{where}: keep", data["keep"] if data.get("keep") is not None else default.keep, 0, 1000)
+    keep = as_int(f"{where}: keep", given["keep"] if given.get("keep") is not None else default.keep, 0, 1000)
     return LogPolicy(size, keep)
 
 
@@ -353,12 +355,15 @@ def launch(
     counters.update({kind: claimed[kind][1] for kind, _value in claimed.values() if kind in claimed})
 
     def fill(text: str, part: str) -> str:
-        return interpolate(text, values, counters, f"{where}: {part}")
+        return _passable(interpolate(text, values, counters, f"{where}: {part}"), f"{where}: {part}")
 
+    argv: tuple[str, ...]
     if spec.shell:
         argv = ("/bin/sh", "-c", interpolate_shell(spec.command, values, counters, f"{where}: command"))
     else:
         argv = split_command(spec.command, values, counters, set(known), f"{where}: command")
+    for word in argv:
+        _passable(word, f"{where}: command")
     folders = [value for kind, value in claimed.values() if kind == "workdir"]
     return Launch(
         argv=argv,
@@ -370,6 +375,14 @@ def launch(
         readiness=_final_check(spec.readiness, values, counters, f"{where}: readiness"),
         health=_final_check(spec.health, values, counters, f"{where}: health"),
     )
+
+
+def _passable(text: str, where: str) -> str:
+    """Return text that the kernel takes as an argument, a variable or a path."""
+    # Surrogates from DC80 to DCFF stand for bytes that are no UTF-8 (PEP 383); the others cannot be encoded.
+    if "\0" in text or any("\ud800" <= sign < "\udc80" or "\udd00" <= sign <= "\udfff" for sign in text):
+        raise InvalidInput(f"{where}: expected Unicode text without NUL, found {describe(text)}")
+    return text
 
 
 def _final_check(
