@@ -28,6 +28,7 @@ from fleet_core.environments import Environment
 from fleet_core.processes import launch
 from fleet_core.settings import Settings
 
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates" / "environments"
 
 
@@ -155,17 +156,17 @@ def test_the_demo_starts_in_the_order_of_its_dependencies(project: Project) -> N
 def test_a_job_goes_through_proxy_web_and_worker(demo: Project) -> None:
     status, made, _headers = demo.request("proxy", "POST", "/jobs", {"title": "Water all plants"})
     assert (status, made["status"]) == (201, "waiting")
+    assert demo.request("proxy", "POST", "/jobs", {"title": "by curl -d"}, **FORM)[0] == 201
     done = eventually(
         lambda: (found := demo.request("proxy", "GET", f"/jobs/{made['id']}")[1])["status"] == "done" and found
     )
     assert done["result"].startswith("3 words, ")
-    assert [job["id"] for job in demo.request("web", "GET", "/jobs")[1]["jobs"]] == [made["id"]]
+    assert [job["id"] for job in demo.request("web", "GET", "/jobs")[1]["jobs"]] == [made["id"] + 1, made["id"]]
 
 
 @pytest.mark.parametrize("project", ["demo"], indirect=True)
 def test_the_page_has_a_form_and_shows_titles_as_text(demo: Project) -> None:
-    form = {"Content-Type": "application/x-www-form-urlencoded"}
-    status, _body, headers = demo.request("proxy", "POST", "/jobs", b"title=%3Cscript%3Ealert(1)%3C/script%3E", **form)
+    status, _body, headers = demo.request("proxy", "POST", "/jobs", b"title=%3Cscript%3Ealert(1)%3C/script%3E", **FORM)
     assert (status, headers["Location"]) == (303, "/")
     status, page, headers = demo.request("proxy", "GET", "/")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")

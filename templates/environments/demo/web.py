@@ -73,7 +73,9 @@ class Board(serving.Handler):
         if urllib.parse.urlsplit(self.path).path != "/jobs":
             self.answer_json(404, {"error": f"no page {self.path}"})
             return
-        from_form = (self.headers.get("Content-Type") or "").startswith("application/x-www-form-urlencoded")
+        # `curl -d` calls everything a form; JSON is told by its first character.
+        kind = self.headers.get("Content-Type") or ""
+        from_form = kind.startswith("application/x-www-form-urlencoded") and not body.lstrip().startswith(b"{")
         try:
             title = title_in(body, from_form)
             with closing(board.connect()) as connection:
