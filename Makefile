@@ -71,7 +71,7 @@ dev: ## Set up .venv with every development tool
 
 .PHONY: clean
 clean: ## Remove .venv, caches and build results; not your state, nor running processes
-	@rm -rf $(VENV) build dist tests/output .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .cache build dist tests/output .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find src plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help
