@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+# An end by SIGTERM tidies up too.
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autovibe-fleet" / "benchmarks"
 # Competitors are looked for where tests/benchmarks/install puts them, then on PATH.
@@ -86,11 +89,14 @@ def kill(pids: Iterable[int]) -> None:
             continue
 
 
-def run(argv: Sequence[str], environ: dict[str, str] | None = None, seconds: float = 300) -> str:
+def run(
+    argv: Sequence[str], environ: dict[str, str] | None = None, seconds: float = 300, folder: Path | None = None
+) -> str:
     """Run a command and return what it printed. Raises RuntimeError with its output when it fails."""
     done = subprocess.run(
         argv,
         check=False,
+        cwd=folder,
         env={**os.environ, **(environ or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
