@@ -14,7 +14,7 @@ CONDITIONS = ("started", "healthy", "completed")
 
 @dataclass(frozen=True)
 class Dependency:
-    """Another process and what must be true of it: started, healthy (it passed its check) or completed (ended with 0)."""
+    """Another process and what must be true of it: started, healthy (it passed its check), completed (exit code 0)."""
 
     process: str
     condition: str = "healthy"

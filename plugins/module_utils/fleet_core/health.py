@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -79,9 +78,8 @@ def health_check(where: str, data: object) -> HealthCheck:
     """Return a validated check from a URL or a mapping. ${variables} may stand anywhere in the URL."""
     if isinstance(data, str):
         data = {"url": data}
-    check_keys(where, data, _KEYS)
-    assert isinstance(data, Mapping)
-    url = data.get("url")
+    given = check_keys(where, data, _KEYS)
+    url = given.get("url")
     if not isinstance(url, str) or not url.strip():
         raise InvalidInput(f"{where}: expected a url, found {describe(url)}")
     url = url.strip()
@@ -92,16 +90,16 @@ def health_check(where: str, data: object) -> HealthCheck:
         parse_url(where, url)
     default = HealthCheck(url)
     seconds = {
-        key: parse_duration(f"{where}: {key}", data[key] if data.get(key) is not None else getattr(default, key))
+        key: parse_duration(f"{where}: {key}", given[key] if given.get(key) is not None else getattr(default, key))
         for key in ("interval", "timeout", "start_period")
     }
     for key in ("interval", "timeout"):
         if seconds[key] <= 0:
             raise InvalidInput(f"{where}: expected {key} above 0, found {seconds[key]:g}")
-    action = data.get("action") or default.action
+    action = given.get("action") or default.action
     if action not in ACTIONS:
         raise InvalidInput(f'{where}: expected action "restart" or "none", found "{action}"')
-    retries = as_int(f"{where}: retries", data.get("retries") or default.retries, 1, 1000)
+    retries = as_int(f"{where}: retries", given.get("retries") or default.retries, 1, 1000)
     return HealthCheck(url, seconds["interval"], seconds["timeout"], retries, seconds["start_period"], action)
 
 

@@ -96,8 +96,8 @@ def split_command(
 ) -> tuple[str, ...]:
     """Return the argument vector of a command that runs without a shell.
 
-    Words are split before values go in, so a value with spaces stays one argument. As in a shell, a word that is nothing
-    but an unquoted ${name} may become several arguments, or none; names in whole (claimed resources) never do.
+    Words are split before values go in, so a value with spaces stays one argument. As in a shell, a word that is
+    nothing but an unquoted ${name} may become several arguments, or none; names in whole (claimed resources) never do.
     """
     words: list[str] = []
     for word, bare in _words(text, where):

@@ -14,10 +14,10 @@ from . import lifecycle
 class ProcessStatus:
     """The state of a process; every field survives a restart of fleetd.
 
-    desired: "running" or "stopped". pid_start: start time of the pid in clock ticks since boot (proc(5), field 22), which
-    tells a pid from a later one of the same number. launch: a token in the environment of what was launched.
-    claimed: need name to (type, value). started, ended: seconds since the epoch. restarts: since the last start on request.
-    exit_code: of the last run; negative for a signal, None when unknown. healthy: None while no check has answered.
+    desired: "running" or "stopped". pid_start: start time of the pid in clock ticks since boot (proc(5), field 22),
+    which tells a pid from a later one of the same number. launch: a token in the environment of what was launched.
+    claimed: need name to (type, value). started, ended: seconds since the epoch. restarts: since the last start on
+    request. exit_code: of the last run; negative for a signal, None when unknown. healthy: None until a check answers.
     """
 
     state: str = lifecycle.STOPPED

@@ -37,7 +37,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Limits:
-    """Resource limits; 0 means none. memory: bytes. cpu: percent of one core. open_files, processes: counts. nice: -20..19."""
+    """Resource limits; 0 means none. memory: bytes. cpu: percent of one core. nice: -20 to 19. The rest are counts."""
 
     memory: int = 0
     cpu: int = 0
@@ -351,7 +351,7 @@ def launch(
         raise InvalidInput(f'{where}: variable "{missing[0]}" must be given')
     given = {name: value for name, value in spec.vars.items() if value is not None and name not in resources}
     values = resolve_variables(given, known, where)
-    counters = {kind: value for kind, value in claimed.values()}
+    counters = dict(claimed.values())
     counters.update({kind: claimed[kind][1] for kind, _value in claimed.values() if kind in claimed})
 
     def fill(text: str, part: str) -> str:

@@ -78,13 +78,13 @@ class ResourceType:
 _KEYS = ("name", "check", "check_means", "probe", "counter", "start", "end", "timeout", "description")
 
 
-def resource_type(data: Mapping[str, Any]) -> ResourceType:
+def resource_type(data: object) -> ResourceType:
     """Return a validated type from plain data. Raises InvalidInput that names the type and the key."""
     name = data.get("name") if isinstance(data, Mapping) else None
     if not isinstance(name, str) or not name.replace("_", "").isalnum() or not name.isascii() or name[0].isdigit():
         raise InvalidInput(f"resource type: expected a name of letters, digits and '_', found {describe(name)}")
     where = f'resource type "{name}"'
-    check_keys(where, data, _KEYS)
+    data = check_keys(where, data, _KEYS)
     check = as_text(f"{where}: check", data.get("check") or "")
     means = data.get("check_means") or ""
     probe = data.get("probe") or ""

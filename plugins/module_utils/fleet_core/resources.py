@@ -70,17 +70,16 @@ class Allocation:
 def request(data: object, owner: str) -> Request:
     """Return a request from "type", "type:value" or {type, value, name}."""
     if isinstance(data, str):
-        kind, _colon, value = data.partition(":")
-        data = {"type": kind, "value": value}
-    check_keys("resource", data, ("type", "value", "name", "preferred"))
-    assert isinstance(data, Mapping)
-    kind = data.get("type")
+        text = data.partition(":")
+        data = {"type": text[0], "value": text[2]}
+    given = check_keys("resource", data, ("type", "value", "name"))
+    kind = given.get("type")
     if not isinstance(kind, str) or not kind:
         raise InvalidInput(f'resource: expected a type such as "tcpport", found {describe(kind)}')
     if not owner:
         raise InvalidInput(f'resource of type "{kind}": expected an owner, found nothing')
-    value = data.get("value")
-    return Request(kind, owner, str(data.get("name") or kind), "" if value is None else str(value))
+    value = given.get("value")
+    return Request(kind, owner, str(given.get("name") or kind), "" if value is None else str(value))
 
 
 def type_named(types: Mapping[str, ResourceType], name: str) -> ResourceType:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,23 +44,22 @@ def restart_policy(where: str, data: object) -> RestartPolicy:
         data = "on-failure" if data else "never"
     if isinstance(data, str):
         data = {"policy": data}
-    check_keys(where, data, _KEYS)
-    assert isinstance(data, Mapping)
+    given = check_keys(where, data, _KEYS)
     default = RestartPolicy()
-    policy = data.get("policy") or default.policy
+    policy = given.get("policy") or default.policy
     if policy not in POLICIES:
         raise InvalidInput(f'{where}: expected {", ".join(POLICIES)}, found "{policy}"')
     seconds = {
-        key: parse_duration(f"{where}: {key}", data[key] if data.get(key) is not None else getattr(default, key))
+        key: parse_duration(f"{where}: {key}", given[key] if given.get(key) is not None else getattr(default, key))
         for key in ("delay", "max_delay", "window")
     }
     try:
-        jitter = float(data.get("jitter") if data.get("jitter") is not None else default.jitter)  # type: ignore[arg-type]
+        jitter = float(given["jitter"] if given.get("jitter") is not None else default.jitter)
     except (TypeError, ValueError):
         jitter = -1.0
     if not 0 <= jitter <= 1:
-        raise InvalidInput(f"{where}: expected a jitter from 0 to 1, found {data.get('jitter')!r}")
-    burst = as_int(f"{where}: burst", data.get("burst") if data.get("burst") is not None else default.burst, 0, 10**6)
+        raise InvalidInput(f"{where}: expected a jitter from 0 to 1, found {given.get('jitter')!r}")
+    burst = as_int(f"{where}: burst", given["burst"] if given.get("burst") is not None else default.burst, 0, 10**6)
     return RestartPolicy(
         str(policy), seconds["delay"], max(seconds["delay"], seconds["max_delay"]), jitter, burst, seconds["window"]
     )

@@ -11,7 +11,7 @@ from .errors import InvalidInput
 from .names import check_keys, check_name, describe
 from .processes import FIELDS, ProcessSpec, process_spec
 
-KEYS = tuple(name for name in FIELDS if name not in ("id", "template", "depends_on")) + ("id",)
+KEYS = tuple(name for name in FIELDS if name not in ("template", "depends_on"))
 
 
 @dataclass(frozen=True)

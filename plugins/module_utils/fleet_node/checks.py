@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Callable, Dict, Tuple
+from typing import TYPE_CHECKING, Callable
 
 if TYPE_CHECKING:
     from fleet_core.errors import Unavailable
@@ -24,8 +25,8 @@ else:
 from . import procfs
 
 CONCURRENCY = 8
-Pair = Tuple[str, str]
-Checker = Callable[[Iterable[Pair], Mapping[str, ResourceType]], Dict[Pair, bool]]
+Pair = tuple[str, str]
+Checker = Callable[[Iterable[Pair], Mapping[str, ResourceType]], dict[Pair, bool]]
 
 
 def check_values(pairs: Iterable[Pair], types: Mapping[str, ResourceType]) -> dict[Pair, bool]:
@@ -83,8 +84,6 @@ def run_check(kind: ResourceType, value: str) -> bool:
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.communicate()

@@ -134,7 +134,7 @@ def connect(path: Path, wait: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(wait)
     try:
-        with short_path(path) as name:
+        with ShortPath(path) as name:
             connection.connect(name)
     except FileNotFoundError:
         connection.close()
@@ -150,8 +150,8 @@ def connect(path: Path, wait: float) -> socket.socket:
     return connection
 
 
-class short_path:
-    """A name for a socket's path that fits sockaddr_un (unix(7): 108 bytes), by way of /proc/self/fd where it is long."""
+class ShortPath:
+    """A name for a socket's path that fits sockaddr_un (unix(7): 108 bytes): by way of /proc/self/fd if it is long."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

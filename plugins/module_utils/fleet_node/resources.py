@@ -37,7 +37,7 @@ def claim(
     """Claim all that is asked, or nothing. A lost race is tried again with the next values.
 
     known: availability that needs no check, by (type, value), such as of files that the owner made itself.
-    Raises NotFound (unknown type), InvalidInput, Conflict (held or busy), Exhausted, or Unavailable (a check gave no answer).
+    Raises NotFound (unknown type), InvalidInput, Conflict (held or busy), Exhausted, Unavailable (no answer).
     """
     requests = tuple(requests)
     free: dict[tuple[str, str], bool] = dict(known or {})

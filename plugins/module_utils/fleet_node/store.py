@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fleet_core.errors import NotFound, StateDamaged
+    from fleet_core.errors import StateDamaged
     from fleet_core.process_status import ProcessStatus, status_from_dict
     from fleet_core.processes import ProcessSpec, process_spec
     from fleet_core.resource_types import DEFAULTS, ResourceType, resource_type
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fleet_core.templates import Template, template
 else:
     try:
-        from ..fleet_core.errors import NotFound, StateDamaged
+        from ..fleet_core.errors import StateDamaged
         from ..fleet_core.process_status import ProcessStatus, status_from_dict
         from ..fleet_core.processes import ProcessSpec, process_spec
         from ..fleet_core.resource_types import DEFAULTS, ResourceType, resource_type
@@ -53,7 +53,9 @@ _MIGRATIONS = (
         space TEXT NOT NULL, value TEXT NOT NULL, type TEXT NOT NULL, owner TEXT NOT NULL, name TEXT NOT NULL,
         claimed_at REAL NOT NULL, PRIMARY KEY (space, value), UNIQUE (owner, name)
     ) WITHOUT ROWID;
-    CREATE TABLE processes (id TEXT PRIMARY KEY, environment TEXT NOT NULL, spec TEXT NOT NULL, status TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE processes (
+        id TEXT PRIMARY KEY, environment TEXT NOT NULL, spec TEXT NOT NULL, status TEXT NOT NULL
+    ) WITHOUT ROWID;
     CREATE INDEX processes_environment ON processes (environment);
     CREATE TABLE environments (name TEXT PRIMARY KEY, path TEXT NOT NULL UNIQUE, data TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -65,7 +67,7 @@ _BUSY_SECONDS = 30.0
 class Store:
     """One open state database. Safe to use from several threads of a process and from several processes.
 
-    Raises StateDamaged, in a sentence, when the disk is full or the file cannot be read or written. A file that is not a
+    Raises StateDamaged, in a sentence, when the disk is full or the file cannot be read or written. A file that is no
     sound database is moved to NAME.corrupt-TIME and a new one is begun; kept_aside then names it.
     check: look at every page for that, not only at the first one.
     """
@@ -107,7 +109,8 @@ class Store:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > len(_MIGRATIONS):
                 raise StateDamaged(
-                    f"state {self.path}: expected schema {len(_MIGRATIONS)} or older, found {version}; it was written by a newer version"
+                    f"state {self.path}: expected schema {len(_MIGRATIONS)} or older, "
+                    f"found {version}; it was written by a newer version"
                 )
             if version < len(_MIGRATIONS):
                 _migrate(connection)
@@ -216,7 +219,7 @@ class Store:
     # Claims
 
     def view(self, kinds: Iterable[str] | None = None, owners: Iterable[str] = ()) -> View:
-        """Return what an allocation must know: all types, and the claims in the spaces of the named kinds and of the owners."""
+        """Return what an allocation must know: all types, and the claims on values of the kinds and of the owners."""
         types = self.types()
         query = "SELECT space, value, type, owner, name FROM claims"
         values: list[str] = []
@@ -234,7 +237,7 @@ class Store:
         return View(types, claims, counters)
 
     def commit(self, allocation: Allocation, types: Mapping[str, ResourceType]) -> bool:
-        """Write an allocation. Returns False, and writes nothing, when another caller was faster with one of the values."""
+        """Write an allocation. Returns False, and writes nothing, when another caller was faster with a value."""
         now = time.time()
         rows = [
             (types[claim.type].space, claim.value, claim.type, claim.owner, claim.name, now)

@@ -44,9 +44,9 @@ class Job:
 class Observation:
     """What a supervisor sees of a process.
 
-    phase: "alive", "waiting" (the supervisor itself will start it again), "ended", or "absent" (it knows nothing of it).
-    exit_code: of the last run; negative for a signal, None when it cannot be known. restarts: made by the supervisor itself
-    since the last start on request. ready is False while the supervisor still waits for it to come up.
+    phase: "alive", "waiting" (the supervisor itself will start it again), "ended", or "absent" (it knows nothing of
+    it). exit_code: of the last run; negative for a signal, None when it cannot be known. restarts: made by the
+    supervisor itself since the last start on request. ready is False while the supervisor waits for it to come up.
     """
 
     phase: str
@@ -76,7 +76,7 @@ class Supervisor(Protocol):
         """Call changed(ids), from any thread, whenever processes may have ended, started or been restarted."""
 
     def start(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
-        """Launch every job; the answer has an alive Observation or the error for each id. One failure stops no other."""
+        """Launch every job. Returns an alive Observation, or the error, for each id. One failure stops no other."""
 
     def terminate(self, spec: ProcessSpec, status: ProcessStatus) -> None:
         """Ask the whole process group (or cgroup) to end with the stop signal. Returns at once."""

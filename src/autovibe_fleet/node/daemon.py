@@ -62,8 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
 def hold(path: Path) -> Any:
     """Hold the lock of the state folder. Raises Conflict when another fleetd has it.
 
-    Children close the lock when they are executed, not before. So whoever gets the lock after a killed fleetd can be sure
-    that everything which that one has forked carries its FLEET_LAUNCH token by now.
+    Children close the lock when they are executed, not before. So whoever gets the lock after a killed fleetd can be
+    sure that everything which that one has forked carries its FLEET_LAUNCH token by now.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -100,9 +100,7 @@ def choose_supervisor(driver: str, scope: str, store: Store, folder: Path) -> Su
         driver = driver or ("systemd" if systemd.available(scope) else "native")
     elif used - {driver}:
         other = (used - {driver}).pop()
-        raise Conflict(
-            f"driver {driver}: {len(used)} kind of processes still run under {other}; stop them first with `fleet kill-all`"
-        )
+        raise Conflict(f"driver {driver}: processes still run under {other}; stop them first with `fleet kill-all`")
     if driver == "systemd":
         if not systemd.available(scope):
             raise InvalidInput(f"driver systemd: systemd does not run here in scope {scope}")

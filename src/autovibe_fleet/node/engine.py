@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The engine of one host: it carries processes through the table of fleet_core.lifecycle.
 
-It lives in one thread, inside fleetd's event loop. What a request must be able to count on after a crash is in the store
-before anything is launched or answered: claims, the launch token, the wanted state.
+It lives in one thread, inside fleetd's event loop. What a request must be able to count on after a crash is in the
+store before anything is launched or answered: claims, the launch token, the wanted state.
 """
 
 from __future__ import annotations
@@ -95,8 +95,9 @@ class Engine(Transitions):
     ) -> tuple[Change, list[str]]:
         """Bring processes to a state: started, stopped, restarted, present (declared) or absent.
 
-        items: plain process data, or {id} alone for a declared one. again: start processes that ran to their end once more.
-        Returns the change and the ids. Raises ProcessFailed or TimedOut when a process that was waited for does not come up.
+        items: plain process data, or {id} alone for a declared one. again: start what ran to its end once more.
+        Returns the change and the ids. Raises ProcessFailed or TimedOut when a process that was waited for does not
+        come up.
         """
         specs = self._resolve(items, state)
         change = plans.plan(specs, state, self.processes, again)
@@ -166,7 +167,7 @@ class Engine(Transitions):
     # Starting
 
     async def _start(self, ids: Sequence[str], again: bool) -> list[str]:
-        """Claim for, and begin to launch, the processes and all that they depend on. Returns those that were started now."""
+        """Claim for, and begin to launch, the processes and all that they depend on. Returns those started now."""
         async with self._claiming:
             wanted = self._with_dependencies(ids)
             todo = []
@@ -188,11 +189,13 @@ class Engine(Transitions):
                 life.step(m.status.state, life.START)
                 self._cancel_timers(m)
                 m.restart_times, m.attempt, m.crashes, m.relaunch, m.late, m.give_up = [], 0, 0, False, "", False
-                m.status = m.status.evolve(
-                    state=life.STARTING, desired="running", driver=self.supervisor.name, pid=0, pid_start=0,
-                    launch=os.urandom(8).hex(), claimed=claimed[m.id], started=0.0, ended=0.0, restarts=0, exit_code=None,
-                    error="", healthy=None, adopted=False,
-                )  # fmt: skip
+                m.status = ProcessStatus(
+                    state=life.STARTING,
+                    desired="running",
+                    driver=self.supervisor.name,
+                    launch=os.urandom(8).hex(),
+                    claimed=claimed[m.id],
+                )
             try:
                 self.store.put_processes([(m.spec, m.status) for m in todo])
             except FleetError:

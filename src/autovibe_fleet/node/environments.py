@@ -96,7 +96,7 @@ class Environments:
         return Change(before, after, tuple(actions))
 
     async def apply(self, items: Sequence[Mapping[str, Any]], wait: bool, timeout: float) -> tuple[Change, list[str]]:
-        """Bring environments to their states, several at once. Returns the change and the names that are known after it."""
+        """Bring environments to their states, several at once. Returns the change and the names known after it."""
         resolved = [self._resolve(item) for item in items]
         change = await self.plan(items)
         results = await asyncio.gather(
@@ -277,7 +277,7 @@ class Environments:
             self._print_seen(ident.partition("/")[0], time.monotonic())
 
     def _print_seen(self, name: str, moment: float) -> None:
-        """Count a line of output as activity, unless it is the echo of a health check, such as a line of an access log."""
+        """Count a line of output as activity, unless it echoes a health check, as a line of an access log does."""
         asked = max((self.engine.health.asked.get(ident, 0.0) for ident in self._members(name)), default=0.0)
         if not 0 <= moment - asked <= _ECHO and moment > self._seen.get(name, moment):
             self._seen[name] = moment

@@ -14,8 +14,8 @@ from fleet_core.processes import Launch, ProcessSpec
 class Managed:
     """A declared process, its recorded status, and what the engine remembers of it between two events.
 
-    launched: monotonic time of the last launch. attempt, crashes: of this row of restarts. relaunch: it was ended so that it
-    starts again. late: why it was ended for not becoming ready or healthy. give_up: no restart may follow its end.
+    launched: monotonic time of the last launch. attempt, crashes: of this row of restarts. relaunch: it was ended so
+    that it starts again. late: why it was ended for not becoming ready or healthy. give_up: no restart may follow.
     """
 
     __slots__ = (

@@ -151,7 +151,8 @@ class Methods:
             "name": m.spec.name,
         }
         command = interpolate_shell(m.spec.action, values, {}, f'process "{id}": action')
-        code, output = await self.engine.health.run(["/bin/sh", "-c", command], {}, m.folder or "/", _seconds(timeout))
+        argv = ["/bin/sh", "-c", command]
+        code, output = await self.engine.health.run(argv, {}, m.folder or "/", _seconds(timeout), m.spec.user)
         return {"exit_code": code, "output": output}
 
     # Environments

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet_core.errors import FleetError, InvalidInput, Unavailable
-from fleet_node.client import short_path
+from fleet_node.client import ShortPath
 
 LONGEST_MESSAGE = 64 * 1024 * 1024
 _QUEUE = 10_000
@@ -46,7 +46,7 @@ class Server:
             self._path.unlink()
         mask = os.umask(0o177)
         try:
-            with short_path(self._path) as name:
+            with ShortPath(self._path) as name:
                 listener.bind(name)
         except OSError as error:
             raise Unavailable(f"socket {self._path}: {error.strerror or error}") from error

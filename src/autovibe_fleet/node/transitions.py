@@ -19,8 +19,8 @@ from fleet_core.restarts import delay_before, wants_restart, within_burst
 from fleet_node.store import Store
 from fleet_node.supervisor import Job, Observation, Supervisor
 
+from .health import HealthChecks
 from .managed import Managed, ended_text
-from .monitoring import HealthChecks
 from .output import Output
 from .records import Records
 
