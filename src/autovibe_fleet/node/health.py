@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from fleet_core.errors import FleetError
@@ -51,7 +50,7 @@ async def probe(
             last = output.strip().rpartition("\n")[2].strip()[:200]
             message = "" if code == 0 else f"{url}: expected exit code 0, found {code}" + (f": {last}" if last else "")
         else:
-            ask = _http(target) if isinstance(target, HttpTarget) else _connect(*target)
+            ask = _http(target) if isinstance(target, HttpTarget) else _reach(*target)
             found = await asyncio.wait_for(ask, check.timeout)
             message = found and f"{url}: {found}"
             if message and isinstance(target, HttpTarget):
@@ -65,9 +64,8 @@ async def probe(
     return Result(not message, message, time.monotonic() - begun)
 
 
-async def _connect(host: str, port: int) -> str:
-    _reader, writer = await _open(host, port)
-    writer.close()
+async def _reach(host: str, port: int) -> str:
+    (await _connect(host, port)).close()
     return ""
 
 
@@ -78,7 +76,9 @@ async def _http(target: HttpTarget) -> str:
         import ssl
 
         context = ssl.create_default_context()
-    reader, writer = await _open(target.host, target.port, context)
+    connection = await _connect(target.host, target.port)
+    name = target.host if target.tls else None
+    reader, writer = await asyncio.open_connection(sock=connection, ssl=context, server_hostname=name)
     with contextlib.closing(writer):
         host = f"[{target.host}]" if ":" in target.host else target.host.encode("idna").decode()
         host = host if target.port == (443 if target.tls else 80) else f"{host}:{target.port}"
@@ -101,19 +101,53 @@ async def _http(target: HttpTarget) -> str:
         return "" if code[:1] in b"23" else f"expected 2xx or 3xx, found {code.decode()}"
 
 
-async def _open(host: str, port: int, context: Any = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect. localhost is both of its addresses, without the thread that a look-up of names takes."""
-    name = host if context is not None else None
-    if host != "localhost":
-        return await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
-    try:
-        return await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
-    except ConnectionRefusedError as refused:
+async def _connect(host: str, port: int) -> socket.socket:
+    """Return a connected socket. localhost is both of its addresses; only a name to look up takes a thread."""
+    if host == "localhost":
+        found = [(socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET6, ("::1", port))]
+    else:
         try:
-            return await asyncio.open_connection("::1", port, ssl=context, server_hostname=name)
+            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = [(answer[0], answer[4]) for answer in answers]  # type: ignore[misc]
+    errors = []
+    for family, address in found:
+        try:
+            return await _connect_to(family, address)
         except OSError as error:
-            no_ipv6 = error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-            raise refused if no_ipv6 else error from None
+            errors.append(error)
+    # An address family that this host does not have says nothing about the process.
+    absent = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+    raise next((error for error in errors if error.errno not in absent), errors[0])
+
+
+async def _connect_to(family: int, address: tuple[str, int]) -> socket.socket:
+    # loop.sock_connect would load the TLS modules, which fleetd keeps out of memory until a check needs them.
+    loop = asyncio.get_running_loop()
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        number = connection.connect_ex(address)
+        if number == errno.EINPROGRESS:
+            ready: asyncio.Future[None] = loop.create_future()
+            loop.add_writer(connection, _set, ready)
+            try:
+                await ready
+            finally:
+                loop.remove_writer(connection)
+            number = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            raise OSError(number, os.strerror(number))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _reason(error: Exception) -> str:

@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -321,3 +323,24 @@ def test_500_idle_checks_cost_almost_nothing() -> None:
         return used
 
     assert run(work()) < 0.05
+
+
+def test_checks_without_tls_leave_the_tls_modules_out_of_memory() -> None:
+    program = """
+import sys
+from autovibe_fleet.node import later
+import asyncio
+from autovibe_fleet.node.health import probe
+from fleet_core.health import HealthCheck
+
+async def work():
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    for url in (f"tcp://localhost:{port}", f"http://127.0.0.1:{port}/", "cmd://true"):
+        print(url, await probe(HealthCheck(url), {}, "/"))
+
+asyncio.run(work())
+assert "_ssl" not in sys.modules
+"""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}, check=True)
