@@ -108,7 +108,8 @@ def _fresh() -> Iterator[Fleet]:
         try:
             yield fleet
         finally:
-            fleet("daemon", "stop", "--processes")
+            if (fleet.state / "fleetd.sock").exists():
+                fleet("daemon", "stop", "--processes")
 
 
 @pytest.fixture
