@@ -184,6 +184,9 @@ class Fleet:
         with contextlib.suppress(FleetError):
             if self.daemon is None or self.daemon.poll() is not None or not self.client.answers():
                 self.up()
+            known = [process["id"] for process in self.call("processes.list")["processes"]]
+            self.call("processes.delete", ids=known, timeout=30)
+        with contextlib.suppress(FleetError):
             self.call("daemon.stop", processes=True, timeout=30)
         if self.daemon is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
