@@ -24,6 +24,7 @@ _CLEAN_SIGNALS = "SIGHUP SIGINT SIGTERM SIGPIPE"
 # No process has any business with the machine's clock or its power. What goes further (NoNewPrivileges, read-only
 # kernel settings, seccomp filters) breaks sudo, containers or virtual machines, so it is left to drop-ins.
 _CAPABILITIES = "~CAP_SYS_BOOT CAP_SYS_TIME"
+_EXECUTED_WITHIN = 30.0  # seconds: until the program is executed; fleetd itself waits for readiness
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _UNSAFE_IN_PATH = re.compile(r"[\x00-\x1f\x7f\"'\\]")
@@ -174,7 +175,7 @@ def unit(
     ]
     lines += [f"User={user}"] if user else []
     lines += [
-        f"TimeoutStartSec={_milliseconds(spec.start_timeout)}",
+        f"TimeoutStartSec={_milliseconds(max(spec.start_timeout, _EXECUTED_WITHIN))}",
         f"TimeoutStopSec={_milliseconds(spec.stop_timeout)}",
         "KillMode=control-group",
         f"KillSignal={spec.stop_signal}",

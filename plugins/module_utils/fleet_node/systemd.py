@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import pwd
+import queue
 import re
 import select
 import signal
@@ -201,6 +202,8 @@ class Systemd:
                     self._reload()
             answers.update(self._start(ready))
         except FleetError as error:
+            for chunk in _chunks(self.unit(job.id) for job in ready):  # what was started is not known
+                self._command("stop", "--no-block", "--", *chunk)
             answers.update({job.id: error for job in ready})
         if self._listener is not None:
             self._listener.look_after_start([job.id for job in ready])
@@ -507,7 +510,8 @@ class _Listener(threading.Thread):
         self._changed = changed
         self._address = address
         self._stopped = False
-        self._looks: list[tuple[float, Sequence[str]]] = []
+        self._asked: queue.SimpleQueue[tuple[float, Sequence[str]]] = queue.SimpleQueue()
+        self._looks: list[tuple[float, Sequence[str]]] = []  # of this thread: when to look, and at what
         self._ear, self._mouth = os.pipe()
         os.set_blocking(self._mouth, False)
 
@@ -519,7 +523,8 @@ class _Listener(threading.Thread):
         """Have processes looked at soon: what happened to them before fleetd knew their pid was told in vain."""
         if ids:
             now = time.monotonic()
-            self._looks += [(now + seconds, ids) for seconds in _AFTER_START]
+            for seconds in _AFTER_START:
+                self._asked.put((now + seconds, ids))
             self.wake()
 
     def stop(self) -> None:
@@ -548,6 +553,8 @@ class _Listener(threading.Thread):
             adopted = {ident: status for ident, status in self._driver.tracked().items() if status.adopted}
             limits = [next_look - time.monotonic(), self._driver.clean_up(), _ADOPTED if adopted else None]
             limits.append(retry_at - time.monotonic() if signals is None else None)
+            while not self._asked.empty():
+                self._looks.append(self._asked.get())
             limits += [moment - time.monotonic() for moment, _ids in self._looks]
             readable = self._wait(signals, max(0.0, min(limit for limit in limits if limit is not None)))
             now = time.monotonic()
@@ -573,8 +580,10 @@ class _Listener(threading.Thread):
 
     def _wait(self, signals: Signals | None, seconds: float) -> bool:
         """Wait for the bus or for wake. Returns whether the bus has something."""
-        sources = [self._ear] if signals is None else [self._ear, signals.fileno()]
-        ready, _writable, _odd = select.select(sources, [], [], seconds)
+        poll = select.poll()
+        for descriptor in [self._ear] if signals is None else [self._ear, signals.fileno()]:
+            poll.register(descriptor, select.POLLIN)
+        ready = [descriptor for descriptor, _events in poll.poll(seconds * 1000)]
         if self._ear in ready:
             os.read(self._ear, 4096)
         return signals is not None and signals.fileno() in ready
