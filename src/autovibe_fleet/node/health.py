@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import heapq
 import os
 import random
@@ -14,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from fleet_core.errors import FleetError
@@ -26,6 +28,7 @@ from .commands import run_command
 Run = Callable[[Sequence[str], Mapping[str, str], str, float, str], Awaitable["tuple[int, str]"]]
 CONCURRENCY = 32  # checks that are under way at one time
 COMMANDS = 8  # of them, commands
+_BLOCK = 65536
 
 
 @dataclass(frozen=True)
@@ -70,35 +73,85 @@ async def _reach(host: str, port: int) -> str:
 
 
 async def _http(target: HttpTarget) -> str:
-    """Return what is wrong with the answer, or an empty text. RFC 9112, section 4."""
-    context = None
-    if target.tls:
+    """Return what is wrong with the answer, or an empty text."""
+    host = f"[{target.host}]" if ":" in target.host else target.host.encode("idna").decode()
+    host = host if target.port == (443 if target.tls else 80) else f"{host}:{target.port}"
+    path = quote(target.target, safe="/%?&=#:;,+@!$'()*~[]")
+    lines = (f"GET {path} HTTP/1.1", f"Host: {host}", "User-Agent: fleetd", "Accept: */*", "Connection: close")
+    request = "".join(f"{line}\r\n" for line in (*lines, "")).encode()
+    connection = await _connect(target.host, target.port)
+    try:
+        if not target.tls:
+            connection.sendall(request)  # fits into the empty buffer of a new connection
+            return await _answer(functools.partial(_receive, connection))
         import ssl
 
         context = ssl.create_default_context()
-    connection = await _connect(target.host, target.port)
-    name = target.host if target.tls else None
-    reader, writer = await asyncio.open_connection(sock=connection, ssl=context, server_hostname=name)
-    with contextlib.closing(writer):
-        host = f"[{target.host}]" if ":" in target.host else target.host.encode("idna").decode()
-        host = host if target.port == (443 if target.tls else 80) else f"{host}:{target.port}"
-        path = quote(target.target, safe="/%?&=#:;,+@!$'()*~[]")
-        lines = (f"GET {path} HTTP/1.1", f"Host: {host}", "User-Agent: fleetd", "Accept: */*", "Connection: close")
-        writer.write("".join(f"{line}\r\n" for line in (*lines, "")).encode())
-        code = b"100"
-        while code[:1] == b"1":  # an interim answer: the final one follows
-            line = await reader.readline()
-            part = line.split(None, 2)
-            if len(part) < 2 or not line.startswith(b"HTTP/") or not part[1].isdigit():
-                text = line.decode("utf-8", "replace").strip()[:60]
-                return f'expected 2xx or 3xx, found "{text}"' if text else "expected 2xx or 3xx, found an empty answer"
-            code = part[1]
-            while code[:1] == b"1" and (await reader.readline()).strip():
-                pass
-        # Let the server finish: many log an error when a client leaves in the middle of an answer.
-        with contextlib.suppress(asyncio.TimeoutError, OSError):
-            await asyncio.wait_for(reader.read(65536), 0.2)
-        return "" if code[:1] in b"23" else f"expected 2xx or 3xx, found {code.decode()}"
+        reader, writer = await asyncio.open_connection(sock=connection, ssl=context, server_hostname=target.host)
+        with contextlib.closing(writer):
+            writer.write(request)
+            return await _answer(functools.partial(reader.read, _BLOCK))
+    finally:
+        if not target.tls:
+            connection.close()
+
+
+async def _answer(receive: Callable[[], Awaitable[bytes]]) -> str:
+    """Read an answer and return what is wrong with it, or an empty text."""
+    data, ended, code = b"", False, 0
+    while not code:
+        chunk = await receive()
+        data += chunk
+        ended = not chunk or len(data) > _BLOCK
+        code = status_code(data)
+        if ended and not code:
+            text = data.partition(b"\n")[0].decode("utf-8", "replace").strip()[:60]
+            return f'expected 2xx or 3xx, found "{text}"' if text else "expected 2xx or 3xx, found an empty answer"
+    # Let the server finish: many log an error when a client leaves in the middle of an answer.
+    with contextlib.suppress(asyncio.TimeoutError, OSError):
+        await asyncio.wait_for(_rest(receive), 0.2)
+    return "" if 200 <= code < 400 else f"expected 2xx or 3xx, found {code}"
+
+
+async def _rest(receive: Callable[[], Awaitable[bytes]]) -> None:
+    size = 1
+    total = 0
+    while size and total < _BLOCK:
+        size = len(await receive())
+        total += size
+
+
+def status_code(data: bytes) -> int:
+    """Return the final status of the begin of an HTTP/1 answer, 0 as long as there is none. RFC 9112, section 4."""
+    while True:
+        line, newline, _more = data.partition(b"\n")
+        part = line.split(None, 2)
+        if not newline or len(part) < 2 or not line.startswith(b"HTTP/1.") or not part[1].isdigit():
+            return 0
+        if not 100 <= int(part[1]) < 200:
+            return int(part[1])
+        # An interim answer, such as 103 Early Hints: the final one follows its headers.
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            return 0
+        data = data[end + 4 :]
+
+
+async def _receive(connection: socket.socket) -> bytes:
+    while True:
+        try:
+            return connection.recv(_BLOCK)
+        except BlockingIOError:
+            await _ready(connection, asyncio.get_running_loop().add_reader, asyncio.get_running_loop().remove_reader)
+
+
+async def _ready(connection: socket.socket, add: Callable[..., Any], remove: Callable[..., Any]) -> None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    add(connection, _set, future)
+    try:
+        await future
+    finally:
+        remove(connection)
 
 
 async def _connect(host: str, port: int) -> socket.socket:
@@ -123,19 +176,14 @@ async def _connect(host: str, port: int) -> socket.socket:
 
 
 async def _connect_to(family: int, address: tuple[str, int]) -> socket.socket:
-    # loop.sock_connect would load the TLS modules, which fleetd keeps out of memory until a check needs them.
+    # Not by loop.sock_connect or a stream: both load the TLS modules, which fleetd keeps out of memory without need.
     loop = asyncio.get_running_loop()
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
         connection.setblocking(False)
         number = connection.connect_ex(address)
         if number == errno.EINPROGRESS:
-            ready: asyncio.Future[None] = loop.create_future()
-            loop.add_writer(connection, _set, ready)
-            try:
-                await ready
-            finally:
-                loop.remove_writer(connection)
+            await _ready(connection, loop.add_writer, loop.remove_writer)
             number = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:
             raise OSError(number, os.strerror(number))
