@@ -40,11 +40,14 @@ _ENTRY = re.compile(r"\s*[\"']?([^\s\"'=.]+)[\"']?\s*[=.]\s*(.*)")
 def find(path: str | os.PathLike[str]) -> Path:
     """Return the project file of a folder, searched upwards to the root, or the given file itself; symlinks resolved.
 
-    Raises NotFound, and Unavailable for a folder that may not be entered.
+    A project has one file, of one name: its folder stands for it. Raises NotFound, InvalidInput for a file of another
+    name, and Unavailable for a folder that may not be entered.
     """
     start = Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
     try:
         if start.is_file():
+            if start.name != FILE_NAME:
+                raise InvalidInput(f"project {start}: expected a folder or a file called {FILE_NAME}")
             return start
         if not start.exists():
             raise NotFound(f"project {start}: no such file or folder")
