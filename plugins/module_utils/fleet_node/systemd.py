@@ -54,6 +54,7 @@ _NO_BUS = 2.0  # the same where the bus cannot be reached
 _ADOPTED = 1.0  # and for processes that systemd did not start
 _QUIET = 0.03  # seconds in which signals are gathered
 _FORGET_LATER = 2.0  # seconds after which the units of stopped processes are removed, unless they are started again
+_GATHERED = 0.01  # seconds in which requests to stop become one command
 _LOCKED = 0.1  # seconds after which that is tried again while units are being written
 _AFTER_START = (0.05, 1.0)  # seconds after a start at which its processes are looked at in any case
 _SETTLED = 300.0  # seconds of life after which the delays before restarts begin at the first one again
@@ -166,7 +167,8 @@ class Systemd:
         self._run = run or _runner(scope, self._environ)
         self._version = 0
         self._changing = threading.Lock()  # unit files and reloads; held while commands run
-        self._noting = threading.Lock()  # the two below; held for a moment only
+        self._noting = threading.Lock()  # the three below; held for a moment only
+        self._to_stop: list[str] = []
         self._ended: set[str] = set()  # units that must not come back
         self._forgotten: dict[str, float] = {}  # units to remove, and when
         self._restarts: dict[str, tuple[int | None, int]] = {}
@@ -210,9 +212,22 @@ class Systemd:
         return answers
 
     def terminate(self, spec: ProcessSpec, status: ProcessStatus) -> None:
-        """Stop the unit: the stop signal goes to all of its cgroup, and systemd does not restart it."""
-        if not self._signal_adopted(spec, status, getattr(signal, spec.stop_signal)):
-            self._command("stop", "--no-block", "--", self.unit(spec.id))
+        """Stop the unit: the stop signal goes to all of its cgroup, and systemd does not restart it.
+
+        Calls from several threads at one time become one command.
+        """
+        if self._signal_adopted(spec, status, getattr(signal, spec.stop_signal)):
+            return
+        with self._noting:
+            self._to_stop.append(self.unit(spec.id))
+            others_do_it = len(self._to_stop) > 1
+        if others_do_it:
+            return
+        time.sleep(_GATHERED)
+        with self._noting:
+            names, self._to_stop = self._to_stop, []
+        for chunk in _chunks(names):
+            self._command("stop", "--no-block", "--", *chunk)
 
     def kill(self, spec: ProcessSpec, status: ProcessStatus) -> None:
         """Send SIGKILL to all of the unit's cgroup."""

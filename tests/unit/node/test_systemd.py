@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,15 @@ def test_restarts_are_counted_on_when_systemd_begins_again(driver: systemd.Syste
         return driver.observe({"a": ProcessStatus(restarts=recorded)})["a"].restarts
 
     assert [seen(0, 0), seen(2, 0), seen(0, 2), seen(1, 2)] == [0, 2, 2, 3]
+
+
+def test_many_stops_become_one_command(driver: systemd.Systemd, systemctl: FakeSystemctl) -> None:
+    jobs = [job(f"p{number}") for number in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda item: driver.terminate(item.spec, ProcessStatus()), jobs))
+    assert systemctl.verbs().count("stop") < 10
+    stopped = [name for words in systemctl.asked for name in words if name.endswith(".service")]
+    assert sorted(stopped) == sorted(f"fleet-p{number}.service" for number in range(20))
 
 
 def test_units_of_stopped_processes_go(driver: systemd.Systemd, systemctl: FakeSystemctl) -> None:
