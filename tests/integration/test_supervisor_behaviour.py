@@ -715,3 +715,9 @@ def test_commands_with_an_odd_program_name(fleet: Fleet, folder: Path) -> None:
     program.chmod(0o755)
     fleet.start("odd", command(str(program), "x y"))
     assert facts(folder)["argv"] == ["x y"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run processes as another user")
+def test_another_user_may_open_its_standard_output_by_name(fleet: Fleet, folder: Path) -> None:
+    fleet.start("web", shell("echo by name > /dev/stdout; exec sleep 600"), user="nobody", working_dir="/")
+    wait_for("its line", lambda: "by name" in [record["message"] for record in fleet.logs("web")])

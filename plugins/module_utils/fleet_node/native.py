@@ -117,6 +117,8 @@ class Native:
                 for file in (out, err):
                     files.append(os.open(file, flags, 0o600))
                     stack.callback(os.close, files[-1])
+                    # Whoever opens /dev/stdout opens the file anew, and needs the right to.
+                    os.fchown(files[-1], options.get("user", os.geteuid()), -1)
                 child = subprocess.Popen(
                     argv,
                     stdin=subprocess.DEVNULL,

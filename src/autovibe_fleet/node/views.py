@@ -22,9 +22,13 @@ def timestamp(seconds: float) -> str | None:
 
 
 def views(engine: Engine, ids: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the view of each process, with one pass over the host's process table for all of them."""
+    """Return the view of each process, with few passes over the host's process table for all of them."""
     found = [engine.processes[ident] for ident in ids]
-    facts = procfs.facts([m.status.pid for m in found if m.status.pid])
+    pids = [m.status.pid for m in found if m.status.pid]
+    facts = procfs.facts(pids)
+    for pid, (memory, cpu) in procfs.usage(pids).items():
+        if memory:  # 0 for an adopted process that leads no group: then its own figures are all there is
+            facts.setdefault(pid, {}).update(memory=memory, cpu=cpu)
     return [view(engine, m, facts.get(m.status.pid) or {}) for m in found]
 
 
