@@ -215,6 +215,7 @@ def _process(
         spec,
         working_dir=_folder(folder, spec),
         resources=tuple(_anchored(need, owner.project_dir) for need in spec.resources),
+        env_files=tuple(_in_project(path) for path in spec.env_files),
         depends_on=tuple(
             replace(item, process=item.process if "/" in item.process else f"{owner.name}/{item.process}")
             for item in spec.depends_on
@@ -258,6 +259,10 @@ def _folder(base: str, spec: ProcessSpec) -> str:
     if own.startswith(("~", "${")) or not base:
         return own
     return posixpath.normpath(posixpath.join(base, own))
+
+
+def _in_project(path: str) -> str:
+    return path if path.startswith(("/", "~", "${")) else f"${{project_dir}}/{path}"
 
 
 def _anchored(need: Need, project_dir: str) -> Need:

@@ -30,7 +30,7 @@ def fields(**service: Any) -> dict[str, Any]:
 
 def launched(**service: Any) -> Launch:
     (spec,) = environment(one(**service).document, "/srv").processes
-    return launch(spec, {need.name: (need.type, need.value) for need in spec.resources})
+    return launch(spec, {need.name: (need.type, need.value) for need in spec.resources}, extra={"project_dir": "/srv"})
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_our_further_keys_are_the_fields_of_a_process() -> None:
     assert (spec.stop_signal, spec.stop_timeout, spec.start_timeout) == ("SIGINT", 60.0, 5.0)
     assert (spec.limits.memory, spec.limits.cpu) == (512 * 1024**2, 50)
     assert (spec.logs.max_size, spec.logs.keep) == (1024**2, 2)
-    assert (spec.env_files, spec.user, spec.action) == ((".env",), "www-data", "echo hello")
+    assert (spec.env_files, spec.user, spec.action) == (("${project_dir}/.env",), "www-data", "echo hello")
 
 
 @pytest.mark.parametrize(
@@ -367,6 +367,21 @@ def test_a_claimed_path_is_anchored_in_the_project(folder: str, value: str, path
     found = used(f'resources = [{{ type = "datadir", value = "{value}" }}]', folder=folder)
     (need,) = needs_of(found.processes[0], ())
     assert need.value == path
+
+
+@pytest.mark.parametrize(
+    ("file", "path"),
+    [
+        (".env", "/srv/app/.env"),
+        ("../.env", "/srv/app/../.env"),
+        ("/etc/x", "/etc/x"),
+        ("~/x", "~/x"),
+        ("${project_dir}/x", "/srv/app/x"),
+    ],
+)
+def test_an_env_file_lies_in_the_project_whatever_the_working_dir(file: str, path: str) -> None:
+    (spec,) = used(f'working_dir = "web"\nenv_files = ["{file}"]').processes
+    assert launch(spec, {}, extra={"project_dir": "/srv/app"}).env_files == (path,)
 
 
 def test_a_reference_to_another_process_is_replaced_by_its_resource() -> None:

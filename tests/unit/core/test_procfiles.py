@@ -21,7 +21,7 @@ def argv(found: Imported, name: str, port: str = "3000") -> tuple[str, ...]:
     """What would be executed for a process of the imported project."""
     (spec,) = [spec for spec in environment(found.document, "/srv").processes if spec.name == name]
     claimed = {"tcpport": ("tcpport", port)} if spec.resources else {}
-    return launch(spec, claimed).argv
+    return launch(spec, claimed, extra={"project_dir": "/srv"}).argv
 
 
 def fields(found: Imported, name: str) -> Any:
