@@ -93,7 +93,7 @@ def choose_supervisor(driver: str, scope: str, store: Store, folder: Path) -> Su
     used = {
         status.driver
         for _spec, status in store.processes().values()
-        if status.driver and status.state not in (lifecycle.STOPPED, lifecycle.ERROR)
+        if status.driver and not status.adopted and status.state not in (lifecycle.STOPPED, lifecycle.ERROR)
     }
     if driver == "auto":
         driver = store.setting("driver") if used else ""
