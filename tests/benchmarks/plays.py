@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import time
 from collections.abc import Sequence
@@ -26,9 +27,10 @@ class Task(NamedTuple):
 
 
 class Play(NamedTuple):
-    """One run of ansible-playbook. seconds: from its start to its end."""
+    """One run of ansible-playbook. seconds: from its start to its end. processor: seconds of processor time in it."""
 
     seconds: float
+    processor: float
     tasks: list[Task]
 
     @property
@@ -46,11 +48,17 @@ def run(arguments: Sequence[str], environ: dict[str, str]) -> Play:
         "PATH": os.path.dirname(command[0]) + os.pathsep + os.environ.get("PATH", os.defpath),
         **environ,
     }
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), _processor()
     text = measure.run(command, environ, seconds=1800, folder=measure.ROOT)
     seconds = time.perf_counter() - begin
     data = json.loads(text[text.index("{") :])
-    return Play(seconds, [task for play in data["plays"] for item in play["tasks"] for task in _tasks(item)])
+    tasks = [task for play in data["plays"] for item in play["tasks"] for task in _tasks(item)]
+    return Play(seconds, _processor() - used, tasks)
+
+
+def _processor() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _tasks(item: dict[str, Any]) -> list[Task]:
