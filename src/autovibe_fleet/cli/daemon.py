@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from fleet_node import paths
 from fleet_node.client import Client
 
 UNIT = "fleetd.service"
+_STATE_DIR = re.compile(r"--state-dir[= ](\S+)")
 _PATIENCE = 10.0  # seconds until the socket must answer
 
 
@@ -41,11 +43,22 @@ def unit_scope(folder: Path) -> list[str] | None:
     """Return systemctl's options for the installed fleetd.service of this state folder, or None where there is none."""
     if not os.path.isdir("/run/systemd/system") or shutil.which("systemctl") is None:
         return None
-    if folder != paths.state_dir(environ={key: value for key, value in os.environ.items() if key != "FLEET_STATE_DIR"}):
-        return None
     scope = [] if os.geteuid() == 0 else ["--user"]
-    shown = _systemctl(scope, "show", "--property=LoadState", "--value", UNIT)
-    return scope if shown.returncode == 0 and shown.stdout.strip() == "loaded" else None
+    shown = _systemctl(scope, "show", "--property=LoadState,ExecStart", UNIT)
+    if shown.returncode != 0 or "LoadState=loaded" not in shown.stdout:
+        return None
+    given = _STATE_DIR.search(shown.stdout)
+    default = paths.state_dir(environ={**os.environ, "FLEET_STATE_DIR": ""})
+    return scope if folder == (Path(given.group(1)) if given else default) else None
+
+
+def unit_runs(scope: Sequence[str]) -> bool:
+    """Tell whether fleetd.service is up, or on its way."""
+    return _systemctl(scope, "show", "--property=ActiveState", "--value", UNIT).stdout.strip() in (
+        "active",
+        "activating",
+        "reloading",
+    )
 
 
 def _systemctl(scope: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -133,7 +146,7 @@ def stop(folder: Path, processes: bool, timeout: float) -> list[str]:
         if processes:
             stopped = client.call("processes.kill_all", timeout=timeout)["stopped"]
         scope = unit_scope(folder)
-        if scope is not None and _systemctl(scope, "is-active", UNIT).returncode == 0:
+        if scope is not None and unit_runs(scope):
             done = _systemctl(scope, "stop", UNIT)
             if done.returncode:
                 raise Unavailable(f"systemctl stop {UNIT}: {' '.join(done.stderr.split()) or 'failed'}")

@@ -138,7 +138,7 @@ def logs(
 ) -> None:
     """Show what fleetd says about itself."""
     scope = daemon.unit_scope(session.folder)
-    if scope is not None and not paths.daemon_log(session.folder).exists():
+    if scope is not None and (daemon.unit_runs(scope) or not paths.daemon_log(session.folder).exists()):
         command = ["journalctl", *scope, "--unit", daemon.UNIT, "--lines", str(lines), "--no-pager"]
         sys.stdout.flush()
         os.execvp(command[0], [*command, "--follow"] if follow else command)
