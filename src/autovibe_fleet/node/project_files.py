@@ -64,12 +64,13 @@ def load(
     templates: Mapping[str, Template] | None = None,
     defaults: Settings | None = None,
 ) -> Environment:
-    """Return the environment of a project file, or of the one found upwards from a folder.
+    """Return the environment of a file, whatever its name, or of the project file found upwards from a folder.
 
     templates: those that its processes may name. defaults: the global settings, by default load_settings().
     An error names the file and, where it can be told, the line.
     """
-    file = find(path)
+    given = Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
+    file = given if given.is_file() else find(path)
     text = _text(file)
     data = _parsed(file, text)
     try:

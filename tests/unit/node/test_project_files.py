@@ -51,11 +51,12 @@ def test_no_file_up_to_the_root_is_not_found(tmp_path: Path) -> None:
         project_files.find(tmp_path / "gone")
 
 
-def test_a_file_of_another_name_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_name_can_be_read_but_is_no_project(tmp_path: Path) -> None:
     file = tmp_path / "other.toml"
     file.write_text(GOOD)
+    assert project_files.load(file).name == "shop"
     with pytest.raises(InvalidInput, match=r"expected a folder or a file called \.runcept\.toml"):
-        project_files.load(file)
+        project_files.find(file)
 
 
 def test_load_reads_the_environment_with_templates_and_settings(tmp_path: Path) -> None:
