@@ -81,7 +81,9 @@ def _moment(text: str) -> datetime:
 def copy(folder: Path) -> Path:
     """Copy the checkout's own files to where a collections path of folder finds them, and return where that is."""
     tree = folder / "ansible_collections" / "autovibe" / "fleet"
-    names = measure.run(["git", "ls-files", "-z"], folder=measure.ROOT).split("\0")
+    names = measure.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], folder=measure.ROOT
+    ).split("\0")
     for name in names:
         source = measure.ROOT / name
         if name and source.is_file():
