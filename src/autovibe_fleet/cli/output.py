@@ -189,5 +189,17 @@ def described(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return [f"{name}={item}" for name, item in value.items() if key != "limits" or item]
     if isinstance(value, list):
-        return [" ".join(f"{k}={v}" for k, v in item.items()) if isinstance(item, Mapping) else item for item in value]
+        return [_item(item) for item in value]
     return value
+
+
+def _item(item: Any) -> str:
+    """Return one item of a declared list: a resource as TYPE:VALUE as NAME, anything else as it is."""
+    if not isinstance(item, Mapping):
+        return str(item)
+    if "type" in item:
+        value = f":{item['value']}" if item.get("value") else ""
+        return f"{item['type']}{value}" + (
+            f" as {item['name']}" if item.get("name", item["type"]) != item["type"] else ""
+        )
+    return " ".join(f"{name}={part}" for name, part in item.items())

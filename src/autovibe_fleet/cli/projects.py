@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fleet_core.environments import FILE_NAME
 from fleet_core.errors import FleetError, NotFound
+from fleet_core.names import nearest
 
 if TYPE_CHECKING:
     from fleet_core.templates import Template

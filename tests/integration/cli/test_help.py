@@ -243,7 +243,7 @@ def test_a_plain_table_is_aligned_and_ends_without_spaces() -> None:
     [
         ("env", {"A": "1"}, ["A=1"]),
         ("limits", {"memory": 5, "cpu": 0}, ["memory=5"]),
-        ("resources", ["tcpport", {"type": "tcpport", "name": "admin"}], ["tcpport", "type=tcpport name=admin"]),
+        ("resources", ["tcpport", {"type": "dbfile", "name": "db", "value": "/x"}], ["tcpport", "dbfile:/x as db"]),
         ("restart", {"policy": "always", "delay": 1.0, "max_delay": 60.0, "burst": 0, "window": 300.0},
          "always, after 1 s to 60 s"),
     ],
