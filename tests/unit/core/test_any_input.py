@@ -168,3 +168,56 @@ def test_a_spec_is_plain_data_for_json_and_sqlite() -> None:
     spec = process_spec({"id": "a", "command": "x"})
     assert isinstance(spec, ProcessSpec)
     assert json.loads(json.dumps(spec.to_dict())) == {"id": "a", "command": "x"}
+
+
+FULL_PROCESS = {
+    "command": "run ${tcpport} ${word} %gpu",
+    "shell": True,
+    "vars": {"word": "x ${id}"},
+    "resources": ["tcpport", {"type": "dbfile", "name": "db", "value": "./x.db"}],
+    "working_dir": "sub",
+    "env_files": [".env"],
+    "stop_timeout": "3s",
+    "restart": {"policy": "always", "delay": 1, "max_delay": 2, "jitter": 0, "burst": 1, "window": 9},
+    "readiness": "tcp://127.0.0.1:${tcpport}",
+    "health": {"url": "cmd://test ${word}", "interval": 1, "retries": 2, "start_period": "1s"},
+    "depends_on": [{"process": "db", "condition": "started"}],
+    "limits": {"memory": "1G", "cpu": "50%", "nice": 1},
+    "logs": {"max_size": "1M", "keep": 1},
+}
+FULL_PROJECT: dict[str, Any] = {
+    "environment": {"name": "x", "inactivity_timeout": "1m", "working_dir": "w", "env_vars": {"A": "${web.tcpport}"}},
+    "processes": {
+        "web": {**FULL_PROCESS, "env_vars": {"B": "${tcpport}"}},
+        "db": {"command": "db ${web.db}", "auto_restart": False, "health_check_url": "tcp://a:1", "name": "The db"},
+    },
+}
+
+
+def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all values inside plain data."""
+    inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [path, *(place for key, value in inner for place in places(value, (*path, key)))]
+
+
+def replaced(data: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """A copy of plain data with one value replaced."""
+    if not path:
+        return value
+    items = dict(data) if isinstance(data, dict) else dict(enumerate(data))
+    items[path[0]] = replaced(items[path[0]], path[1:], value)
+    return items if isinstance(data, dict) else list(items.values())
+
+
+@given(st.sampled_from(places(FULL_PROJECT)[1:]), VALUES)
+@example(("environment", "name"), "x")
+def test_a_project_with_one_odd_value(path: tuple[Any, ...], value: Any) -> None:
+    found = attempt(environment, replaced(FULL_PROJECT, path, value), "/srv/a%%b${c}")
+    for spec in found.processes if found is not None else ():
+        attempt(needs_of, spec, ("tcpport", "gpu"))
+        claimed = {need.name: (need.type, need.value or "3000") for need in spec.resources}
+        attempt(launch, spec, claimed, {"web.tcpport": "3000", "web.db": "/x.db"}, {"project_dir": "/srv"})
+
+
+def test_the_project_is_valid_without_an_odd_value() -> None:
+    assert len(environment(FULL_PROJECT, "/srv/app").processes) == 2
