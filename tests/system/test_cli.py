@@ -97,8 +97,17 @@ def test_a_user_has_a_fleet_of_their_own(installed: Host) -> None:
     (process,) = data(installed, "ps", user=USER)["processes"]
     assert (process["user"], process["driver"]) == (USER, "systemd")
     assert "one" in {found["id"] for found in data(installed, "ps")["processes"]}
-    other = fleet(installed, "ps", "--state-dir", "/var/lib/autovibe", user=USER, check=False)
-    assert other.returncode in (7, 8)
-    assert "Permission denied" in other.stderr
+    for words in (
+        ("ps",),
+        ("start", "x", "--", "true"),
+        ("template", "list"),
+        ("daemon", "status"),
+        ("state", "export"),
+    ):
+        at = words.index("--") if "--" in words else len(words)
+        theirs = (*words[:at], "--state-dir", "/var/lib/autovibe", *words[at:])
+        other = fleet(installed, *theirs, user=USER, check=False)
+        assert (other.returncode, other.stdout) == (7, "")
+        assert "state folder /var/lib/autovibe: belongs to another user: Permission denied" in other.stderr
     assert data(installed, "daemon", "restart", user=USER)["driver"] == "systemd"
     assert "Stopped mine" in fleet(installed, "daemon", "stop", "--processes", user=USER).stdout

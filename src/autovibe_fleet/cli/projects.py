@@ -41,8 +41,9 @@ def chosen(session: Session) -> tuple[str, Path | None]:
     path = find(given or os.getcwd())
     if path is None:
         if given:
+            hint = nearest(given, session.store.environments())
             raise NotFound(
-                f'environment "{given}": expected a known name or a folder with {FILE_NAME} in it or above it'
+                f'environment "{given}": expected a known name, or a folder in a project with {FILE_NAME}{hint}'
             )
         return "", None
     return recorded_name(session.store, path), path

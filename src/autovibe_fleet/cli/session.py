@@ -65,8 +65,15 @@ class Session:
 
     @property
     def folder(self) -> Path:
-        """The state folder."""
-        return paths.state_dir(self.state_dir)
+        """The state folder. Raises Unavailable for another user's, which may not be entered."""
+        folder = paths.state_dir(self.state_dir)
+        try:
+            os.stat(paths.database(folder))
+        except PermissionError:
+            raise Unavailable(f"state folder {folder}: belongs to another user: Permission denied") from None
+        except OSError:
+            pass  # not there yet, or told better when it is opened
+        return folder
 
     @functools.cached_property
     def store(self) -> Store:

@@ -35,7 +35,7 @@ def list_templates(session: Session) -> None:
     rows = []
     for name, item in found.items():
         data = item.to_dict()
-        rows.append((name, data.get("label"), [_words(resource) for resource in data["resources"]], list(data["vars"])))
+        rows.append((name, data.get("label"), described("resources", data["resources"]), list(data["vars"])))
     session.out.table(columns, rows, empty="No templates. Add one with `fleet template add FILE`.")
 
 
@@ -48,13 +48,6 @@ def without_command(session: Session, context: typer.Context) -> None:
     """List them when no command is given."""
     if context.invoked_subcommand is None:
         list_templates(session)
-
-
-def _words(resource: Any) -> str:
-    if not isinstance(resource, Mapping):
-        return str(resource)
-    value = f":{resource['value']}" if resource.get("value") else ""
-    return f"{resource['type']}{value}"
 
 
 @app.command()
@@ -75,7 +68,7 @@ def show(
             "Template": data["id"],
             "Label": data.get("label"),
             "Command": data["command"],
-            "Resources": [_words(item) for item in data["resources"]],
+            "Resources": described("resources", data["resources"]),
             "Variables": [
                 f"{key}={'(must be given)' if value is None else value}" for key, value in data["vars"].items()
             ],
