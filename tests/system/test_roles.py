@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role node beyond its first run: other users, updates, reboots, existing installations, check mode."""
+"""The roles beyond their first run: other users, updates, reboots, existing installations, check mode, new files."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +65,49 @@ def test_an_existing_installation_is_used(system_node: Host) -> None:
     assert "Build the application's wheel" not in output
     assert "/srv/bin/fleetd" in system_node.sh("systemctl show -P ExecStart fleetd")
     assert changed(play(system_node, "autovibe.fleet.node", node_fleet_path="/srv/bin")) == 0
+
+
+PROJECT = """
+[environment]
+name = "small"
+
+[processes.web]
+command = "/usr/bin/python3 -m http.server --bind 127.0.0.1 --directory public %tcpport"
+readiness = "http://127.0.0.1:${tcpport}/"
+
+[processes.idle]
+command = "sleep 3600"
+"""
+
+
+def test_a_project_is_copied_restarted_when_it_changes_and_deactivated(system_node: Host, tmp_path: Path) -> None:
+    (tmp_path / "public").mkdir()
+    (tmp_path / ".runcept.toml").write_text(PROJECT)
+    (tmp_path / "public/index.html").write_text("one\n")
+    project = {"src": str(tmp_path), "path": "/srv/small"}
+
+    def deploy(**fields: str) -> str:
+        return play(system_node, "autovibe.fleet.environments", environment_projects=[{**project, **fields}])
+
+    output = deploy()
+    assert "Ask the environments' URLs" in output
+    first = process(system_node, name="small/web")
+    assert system_node.sh(f"curl -s http://127.0.0.1:{first['resources']['tcpport']}/") == "one"
+    assert changed(deploy()) == 0
+    assert process(system_node, name="small/web")["pid"] == first["pid"]
+
+    (tmp_path / "public/index.html").write_text("two\n")
+    assert changed(deploy()) == 2
+    second = process(system_node, name="small/web")
+    assert second["pid"] != first["pid"]
+    assert second["resources"] == first["resources"]
+    assert system_node.sh(f"curl -s http://127.0.0.1:{first['resources']['tcpport']}/") == "two"
+    sleeper = process(system_node)["pid"]
+
+    assert changed(deploy(state="inactive")) == 1
+    assert process(system_node, name="small/web")["status"] == "stopped"
+    assert process(system_node)["pid"] == sleeper
+    assert changed(deploy(state="inactive")) == 0
 
 
 def test_processes_run_again_after_a_reboot(system_node: Host) -> None:
