@@ -136,8 +136,8 @@ def _is_planned(data: object) -> bool:
 
 def _planned(data: Any) -> tuple[str, dict[str, Any], dict[str, dict[str, Any]]]:
     """Return name, head and processes of the planned dialect, under the keys of the one in use."""
-    head = check_keys("[project]", data.get("project") or {}, _PLANNED_PROJECT)
-    items = data.get("process") or []
+    head = check_keys("[project]", data.get("project", {}), _PLANNED_PROJECT)
+    items = data.get("process", [])
     if not isinstance(items, (list, tuple)):
         raise InvalidInput(f"project file: expected [[process]] tables, found {describe(items)}")
     processes: dict[str, dict[str, Any]] = {}
@@ -157,8 +157,8 @@ def _planned(data: Any) -> tuple[str, dict[str, Any], dict[str, dict[str, Any]]]
 
 def _used(data: Any) -> tuple[str, dict[str, Any], dict[str, dict[str, Any]]]:
     """Return name, head and processes of the dialect in use."""
-    head = check_keys("[environment]", data.get("environment") or {}, _USED_ENVIRONMENT)
-    items = data.get("processes") or {}
+    head = check_keys("[environment]", data.get("environment", {}), _USED_ENVIRONMENT)
+    items = data.get("processes", {})
     if not isinstance(items, Mapping):
         raise InvalidInput(f"project file: expected [processes.NAME] tables, found {describe(items)}")
     processes: dict[str, dict[str, Any]] = {}

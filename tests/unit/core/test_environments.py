@@ -183,6 +183,7 @@ def test_our_further_keys_are_the_fields_of_a_process() -> None:
         ),
         ("[project]\nname='x'\n[process]\nname='a'", "project file: expected [[process]] tables, found dict"),
         ("processes=1\n[environment]\nname='x'", "project file: expected [processes.NAME] tables, found int 1"),
+        ("environment=''", "[environment]: expected a mapping, found str ''"),
         ("environment=1", "[environment]: expected a mapping, found int 1"),
         ("[environment]\nname='a b'", "environment name 'a b': expected a letter or digit"),
         ("[environment]\nname=''", "environment name '': expected a letter or digit"),
