@@ -30,6 +30,7 @@ health_check_interval = 1
 template = "redis"
 vars = {{ datadir = "{data}/cache", run_as = "{redis}" }}
 health_check_interval = 1
+stop_timeout = "3s"
 
 [processes.schema]
 command = '''psql -h 127.0.0.1 -p ${{db.tcpport}} -U {owner} -d postgres
