@@ -45,9 +45,8 @@ system: dev ## Tests on real systemd hosts and real services; wants root and pod
 	@pytest tests/system $(ARGS)
 
 .PHONY: benchmarks
-benchmarks: ## Compare with other tools; prints ratios
-	@.ci/venv benchmarks
-	@for script in $$(grep -l __main__ tests/benchmarks/*.py); do echo "==> $$script"; python "$$script" || exit; done
+benchmarks: dev ## Compare with other tools; prints ratios (ARGS='claims supervisors')
+	@tests/benchmarks/run $(ARGS)
 
 ##@ Make
 

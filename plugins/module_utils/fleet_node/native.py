@@ -119,7 +119,8 @@ class Native:
                     stack.callback(os.close, files[-1])
                     # Whoever opens /dev/stdout opens the file anew, and needs the right to.
                     os.fchown(files[-1], options.get("user", os.geteuid()), -1)
-                child = subprocess.Popen(
+                # fleetd calls this, where there is no AnsibleModule.
+                child = subprocess.Popen(  # pylint: disable=ansible-bad-function
                     argv,
                     stdin=subprocess.DEVNULL,
                     stdout=files[0],
@@ -249,14 +250,16 @@ class Native:
 
     def _reap(self) -> None:
         """Note every child that has ended. As a zombie it reserves its group id until its group has been told."""
-        ended = False
+        ended, flags = False, os.WEXITED | os.WNOHANG | os.WNOWAIT
         for ident, pid in list(self._children.items()):
             code = None
-            with contextlib.suppress(ChildProcessError):
-                result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            try:
+                result = os.waitid(os.P_PID, pid, flags)
                 if result is None:
                     continue
                 code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+            except ChildProcessError:  # reaped by somebody else, so that its exit code is lost
+                pass
             del self._children[ident]
             self._leader_ended(ident, pid, code)
             ended = True
