@@ -18,6 +18,8 @@ from .commands import AfterDashes
 from .output import Column, described, duration, size
 from .session import Session
 
+_QUOTED = re.compile(r"\\.|'[^']*'|\"[^\"]*\"")
+_OPERATOR = re.compile(r"[|&;<>]")
 # Ends about which the log of the process says more.
 _PRINTED = re.compile(r"exit code|killed by|not ready|in time|unhealthy")
 
@@ -43,7 +45,8 @@ def start(
     fleet start NAME                       in a project also a process of its environment
     fleet start TEMPLATE NAME --KEY=VALUE  variables; a bare --KEY is true; the name of a
                                            resource, as in --tcpport=8080, asks for that value
-    fleet start NAME -- COMMAND            in this folder; %tcpport claims a free port
+    fleet start NAME -- COMMAND            in this folder; %tcpport claims a free port;
+                                           one quoted word is read as a command line
 
     A variable with the name of an option below is given as --set vars.KEY=VALUE.
     """
@@ -53,6 +56,8 @@ def start(
     fields = declaration(assignments or [])
     if command is not None:
         item = _ad_hoc(names, command, values, fields)
+        if len(command) == 1 and "shell" not in fields and _OPERATOR.search(_QUOTED.sub("", command[0])):
+            session.out.note("note: | & ; < > are plain text without a shell; --set shell=true runs the command by one")
     elif len(names) == 2:
         item = {**fields, "id": names[1], "template": names[0], "vars": {**fields.get("vars", {}), **values}}
     elif len(names) == 1:

@@ -62,7 +62,7 @@ def test_follow_goes_on_until_it_is_interrupted(host: Fleet) -> None:
     ) as child:
         assert child.stdout is not None
         assert child.stderr is not None
-        numbers = [int(child.stdout.readline()) for _ in range(5) if True]
+        numbers = [int(child.stdout.readline()) for _line in range(5)]
         child.send_signal(signal.SIGINT)
         rest = child.communicate(timeout=20)
     assert numbers == list(range(numbers[0], numbers[0] + 5))
@@ -85,7 +85,7 @@ def test_logs_of_a_project_are_in_one_stream_with_names_in_front(fleet: Fleet) -
         [PROGRAM, "logs", "-f"], cwd=folder, stdout=-1, stderr=-1, text=True, env=fleet.environ
     ) as child:
         assert child.stdout is not None
-        assert sorted(child.stdout.readline().rstrip() for _ in range(4)) == wanted
+        assert sorted(child.stdout.readline().rstrip() for _line in range(4)) == wanted
         os.kill(fleet.process("duo/second")["pid"], signal.SIGKILL)
         assert child.stdout.readline() == "second | [fleet] killed by SIGKILL\n"
         child.send_signal(signal.SIGINT)

@@ -36,6 +36,16 @@ def test_one_word_after_dashes_is_a_command_line(host: Fleet) -> None:
     assert process["command"].endswith(f"http.server --bind 127.0.0.1 {process['resources']['tcpport']}")
 
 
+def test_shell_operators_without_a_shell_are_noticed(host: Fleet) -> None:
+    result = host("start", "pipes", "--", "sleep 600 | cat")
+    assert "note: | & ; < > are plain text without a shell" in result.err
+    result = host.ok("start", "pipes", "--set", "shell=true", "--", "sleep 600 | cat")
+    assert "note" not in result.err
+    assert host.process("pipes")["command"] == "/bin/sh -c 'sleep 600 | cat'"
+    assert " sleep 600 | cat\n" in host.ok("ps", "pipes").out
+    assert "note" not in host.ok("start", "quoted", "--", f"{PYTHON} -c 'import time; time.sleep(600)'").err
+
+
 def test_a_template_takes_variables_and_a_bare_one_is_true(host: Fleet, tmp_path: Path) -> None:
     template = tmp_path / "echo.json"
     code = "import sys, time; time.sleep(600)"
