@@ -11,10 +11,10 @@ import json
 import os
 import shutil
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from tests.system.lab import Host

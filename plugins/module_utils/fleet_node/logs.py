@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from json.encoder import encode_basestring
-from typing import IO, TYPE_CHECKING, Any, Union, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Union, cast
 
 if TYPE_CHECKING:
     from fleet_core.errors import InvalidInput, Unavailable
@@ -488,10 +488,13 @@ def read_journal(
     if follow:
         argv.append("--follow")
     try:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        # The command line reads too, where there is no AnsibleModule.
+        child = subprocess.Popen(  # pylint: disable=ansible-bad-function
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
     except OSError as error:
         raise Unavailable(f"journalctl: {error.strerror}") from None
-    output, errors = cast("IO[bytes]", child.stdout), cast("IO[bytes]", child.stderr)
+    output, errors = cast(BinaryIO, child.stdout), cast(BinaryIO, child.stderr)
     try:
         rest = b""
         while True:

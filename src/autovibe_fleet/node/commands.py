@@ -83,7 +83,7 @@ async def _watched(start: Start, timeout: float) -> tuple[int, str]:
                 _reap(child, descriptor)
             raise TimedOut(f"no answer within {timeout:g} s")
         code = _reap(child, descriptor)
-        for _ in range(64):  # what is still in the pipe
+        for _turn in range(64):  # what is still in the pipe
             if not collect():
                 break
         return code, output.decode("utf-8", "replace")

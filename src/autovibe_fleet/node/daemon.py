@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from . import later  # noqa: F401  # before anything imports asyncio
+from . import later  # noqa: F401  # pylint: disable=unused-import  # before anything imports asyncio
 
 # isort: split
 import argparse

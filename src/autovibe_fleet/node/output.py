@@ -28,7 +28,10 @@ class Output:
         self.on_printed: Callable[[str], None] = lambda ident: None
         self._spool: Spool | None = None
         if supervisor.name != "systemd":
-            self._spool = Spool(paths.spool(folder), complain, printed=lambda ident: self.on_printed(ident))
+            self._spool = Spool(paths.spool(folder), complain, printed=self._printed)
+
+    def _printed(self, ident: str) -> None:
+        self.on_printed(ident)
 
     def open(self) -> None:
         """Begin to bring what is printed into the logs. Called inside the event loop, after every process was added."""

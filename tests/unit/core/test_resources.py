@@ -166,7 +166,7 @@ def test_what_cannot_be_given_is_an_error(
     with pytest.raises(error) as caught:
         settle([ask(text) for text in asked], claims(*held), busy=busy)
     assert str(caught.value).startswith(message)
-    assert type(caught.value) is error
+    assert caught.type is error
 
 
 def test_one_impossible_claim_fails_the_whole_call() -> None:

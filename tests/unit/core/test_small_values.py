@@ -407,7 +407,7 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_an_error_survives_the_wire(kind: type[FleetError]) -> None:
-    assert type(from_code(kind.code, "what")) is kind
+    assert from_code(kind.code, "what").__class__ is kind
     assert from_code(kind.code, "what").message == "what"
     assert 1 <= kind.exit_code < 126
     assert -32768 <= kind.rpc_code < 0
@@ -415,4 +415,4 @@ def test_an_error_survives_the_wire(kind: type[FleetError]) -> None:
 
 def test_codes_are_unique() -> None:
     assert len({kind.code for kind in KINDS}) == len({kind.rpc_code for kind in KINDS}) == len(KINDS)
-    assert type(from_code("from_the_future", "x")) is FleetError
+    assert from_code("from_the_future", "x").__class__ is FleetError

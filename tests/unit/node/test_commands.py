@@ -115,7 +115,7 @@ def test_commands_are_reaped_and_leave_no_open_file() -> None:
     shell("true")
 
     async def many() -> None:
-        await asyncio.gather(*(run_command(("/bin/true",), {}, "/", 10) for _ in range(20)))
+        await asyncio.gather(*(run_command(("/bin/true",), {}, "/", 10) for _turn in range(20)))
 
     run(many())
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0

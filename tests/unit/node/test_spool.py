@@ -261,7 +261,7 @@ def test_a_prompt_is_shown_while_the_other_output_is_busy(host: Host, monkeypatc
     monkeypatch.setattr(spool, "IDLE", 0.05)
     found = host.open()
     host.write(b"Password: ")
-    for _ in range(5):
+    for _turn in range(5):
         host.write(b"busy\n", which=1)
         found.pump(["env/web"])
         time.sleep(0.02)
@@ -506,7 +506,7 @@ def test_killed_pumps_and_writers_lose_and_double_no_line(host: Host, size: int)
     host.open()
     writer = start(WRITER, host.file(0), host.file(1), size)
     try:
-        for _ in range(15):
+        for _turn in range(15):
             pumper = start(PUMP, host.folder / "spool", host.log, size)
             time.sleep(0.15 + chance.random() * 0.25)
             end(pumper)
