@@ -28,11 +28,8 @@ from . import plans
 from .adoption import adopted
 from .managed import Managed, ended_text
 from .output import Output
-from .transitions import Transitions
-
-SETTLE = 0.2  # seconds that a process without any check must live before its start counts as done
-STEADY = 10.0  # seconds of life after which a crash begins a new row of restarts
-CRASHES = 3  # crashes in a row after which a waiting caller is told
+from .transitions import CRASHES, SETTLE, Transitions
+from .turns import Turns
 
 
 class Engine(Transitions):
@@ -40,7 +37,7 @@ class Engine(Transitions):
 
     def __init__(self, store: Store, supervisor: Supervisor, output: Output) -> None:
         super().__init__(store, supervisor, output)
-        self._claiming = asyncio.Lock()
+        self._turns = Turns()
 
     # Start and end of fleetd
 
@@ -99,34 +96,69 @@ class Engine(Transitions):
         Returns the change and the ids. Raises ProcessFailed or TimedOut when a process that was waited for does not
         come up.
         """
-        specs = self._resolve(items, state)
-        change = plans.plan(specs, state, self.processes, again)
-        ids = [ident for ident, _spec in specs]
         deadline = time.monotonic() + timeout
-        if state == "absent":
-            await self._stop([ident for ident in ids if ident in self.processes], deadline)
-            self._remove(ids)
-        elif state == "stopped":
-            await self._stop(ids, deadline)
-        else:
-            given = {ident: spec for ident, spec in specs if spec is not None}
-            replaced = [
-                ident
-                for ident, spec in given.items()
-                if ident in self.processes
-                and self.processes[ident].status.state not in (life.STOPPED, life.ERROR)
-                and (spec != self.processes[ident].spec or state == "restarted")
-            ]
-            plans.check_dependencies({**{m.id: m.spec for m in self.processes.values()}, **given}, list(given))
-            if state != "present":
-                await self._stop(replaced, deadline)
-            self._declare(given.values())
-            if state != "present":
-                started = await self._start(ids, again or state == "restarted")
-                if wait:
-                    await self._settled(ids, started, deadline)
-        self.records.flush()
+        change, ids, started = await self.begin(items, state, deadline, again)
+        if wait and state in ("started", "restarted"):
+            await self.settled(ids, started, deadline)
         return change, ids
+
+    async def begin(
+        self, items: Sequence[Mapping[str, Any]], state: str, deadline: float, again: bool = False
+    ) -> tuple[Change, list[str], dict[str, str]]:
+        """Do what apply does, but wait for no process to come up. deadline: on the monotonic clock.
+
+        Returns the change, the ids, and the launch token of each process that was started for it.
+        """
+        specs = self._resolve(items, state)
+        async with self._turns.take(lambda: self._reach(specs, state)) as waited:
+            if waited:
+                specs = self._resolve(items, state)
+            change = plans.plan(specs, state, self.processes, again)
+            ids = [ident for ident, _spec in specs]
+            started: dict[str, str] = {}
+            if state == "absent":
+                await self._stop([ident for ident in ids if ident in self.processes], deadline)
+                self._remove(ids)
+            elif state == "stopped":
+                await self._stop(ids, deadline)
+            else:
+                started = await self._bring_up(specs, state, deadline, again)
+            self.records.flush()
+            return change, ids, started
+
+    def _reach(self, specs: plans.Resolved, state: str) -> set[str]:
+        """Return what a request may change: its processes, and what they depend on if it starts them."""
+        given = dict(specs)
+        reached: set[str] = set()
+        waiting = list(given)
+        while waiting:
+            ident = waiting.pop()
+            if ident in reached:
+                continue
+            reached.add(ident)
+            m = self.processes.get(ident)
+            spec = given.get(ident) or (m.spec if m is not None else None)
+            if spec is not None and state in ("started", "restarted"):
+                waiting.extend(item.process for item in spec.depends_on)
+        return reached
+
+    async def _bring_up(self, specs: plans.Resolved, state: str, deadline: float, again: bool) -> dict[str, str]:
+        """Declare processes and, unless they shall only be present, start them."""
+        given = {ident: spec for ident, spec in specs if spec is not None}
+        replaced = [
+            ident
+            for ident, spec in given.items()
+            if ident in self.processes
+            and self.processes[ident].status.state not in (life.STOPPED, life.ERROR)
+            and (spec != self.processes[ident].spec or state == "restarted")
+        ]
+        plans.check_dependencies({**{m.id: m.spec for m in self.processes.values()}, **given}, list(given))
+        if state == "present":
+            self._declare(given.values())
+            return {}
+        await self._stop(replaced, deadline)
+        self._declare(given.values())
+        return await self._start([ident for ident, _spec in specs], again or state == "restarted")
 
     def _resolve(self, items: Sequence[Mapping[str, Any]], state: str) -> list[tuple[str, ProcessSpec | None]]:
         return plans.resolve(items, state, self.processes, self.store.templates)
@@ -166,47 +198,51 @@ class Engine(Transitions):
 
     # Starting
 
-    async def _start(self, ids: Sequence[str], again: bool) -> list[str]:
-        """Claim for, and begin to launch, the processes and all that they depend on. Returns those started now."""
-        async with self._claiming:
-            wanted = self._with_dependencies(ids)
-            todo = []
-            for ident in wanted:
-                m = self.processes[ident]
-                if m.status.state == life.STOPPING:
-                    await self._no_longer_stopping(m, time.monotonic() + m.spec.stop_timeout + 10)
-                if m.status.state in life.WANTED and not (again and m.status.state == life.BACKOFF):
-                    continue
-                if m.completed and not (again and ident in ids):
-                    continue
-                todo.append(m)
-            if not todo:
-                return []
-            self.records.flush()
-            claimed = await self._claim(todo)
-            now = time.time()
-            for m in todo:
-                life.step(m.status.state, life.START)
+    async def _start(self, ids: Sequence[str], again: bool) -> dict[str, str]:
+        """Claim for, and begin to launch, the processes and all that they depend on.
+
+        Returns the launch tokens of those started now.
+        """
+        todo = []
+        started: dict[str, str] = {}
+        for ident in self._with_dependencies(ids):
+            m = self.processes[ident]
+            if m.status.state == life.STOPPING:
+                await self._ended(m, time.monotonic() + m.spec.stop_timeout + 10)
+            if m.status.state == life.BACKOFF and again:
+                m.restart_times, m.attempt, m.crashes = [], 0, 0
                 self._cancel_timers(m)
-                m.restart_times, m.attempt, m.crashes, m.relaunch, m.late, m.give_up = [], 0, 0, False, "", False
-                m.status = ProcessStatus(
-                    state=life.STARTING,
-                    desired="running",
-                    driver=self.supervisor.name,
-                    launch=os.urandom(8).hex(),
-                    claimed=claimed[m.id],
-                )
-            try:
-                self.store.put_processes([(m.spec, m.status) for m in todo])
-            except FleetError:
-                self.store.release([m.id for m in todo])
-                for m in todo:
-                    m.status = m.status.evolve(state=life.STOPPED, desired="stopped")
-                raise
-            for m in todo:
-                self.records.publish("process", m.id, life.STARTING, life.STOPPED, f"start requested at {now:.0f}")
-                self._do_launch(m)
-        return [m.id for m in todo]
+                self._retry(m)
+                started[m.id] = m.status.launch
+            if m.status.state in life.WANTED or (m.completed and not (again and ident in ids)):
+                continue
+            todo.append(m)
+        if not todo:
+            return started
+        self.records.flush()  # claims that are to be given back must not take the new ones along
+        claimed = await self._claim(todo)
+        before = [m.status for m in todo]
+        for m in todo:
+            self._cancel_timers(m)
+            m.restart_times, m.attempt, m.crashes, m.relaunch, m.late, m.give_up = [], 0, 0, False, "", False
+            m.status = ProcessStatus(
+                state=life.step(m.status.state, life.START)[0],
+                desired="running",
+                driver=self.supervisor.name,
+                launch=os.urandom(8).hex(),
+                claimed=claimed[m.id],
+            )
+        try:
+            self.store.put_processes([(m.spec, m.status) for m in todo])
+        except FleetError:
+            for m, status in zip(todo, before):
+                m.status = status
+                self.records.release(m.id)
+            raise
+        for m, status in zip(todo, before):
+            self.records.publish("process", m.id, life.STARTING, status.state, "start requested")
+            self._do_launch(m)
+        return {**started, **{m.id: m.status.launch for m in todo}}
 
     def _with_dependencies(self, ids: Sequence[str]) -> list[str]:
         reached: dict[str, list[str]] = {}
@@ -251,6 +287,10 @@ class Engine(Transitions):
         """Stop processes, those first that others of the set depend on last, and wait until nothing of them runs."""
         graph = {i: [d.process for d in self.processes[i].spec.depends_on if d.process in ids] for i in ids}
         left = list(reversed(start_order(graph)))
+        for ident in left:  # all of them at first: the next fleetd must know what a killed one was about to stop
+            m = self.processes[ident]
+            m.status = m.status.evolve(desired="stopped")
+            self.records.mark(ident)
         while left:
             needed = {needs for ident in left for needs in graph[ident]}
             layer = [ident for ident in left if ident not in needed]
@@ -258,23 +298,22 @@ class Engine(Transitions):
             stopping = []
             for ident in layer:
                 m = self.processes[ident]
-                m.status = m.status.evolve(desired="stopped")
-                self.records.mark(ident)
                 m.relaunch = False
                 if m.status.state == life.STOPPED:
                     continue
                 if m.status.state != life.STOPPING:
                     self._event(m, life.STOP, error="")
                 stopping.append(m)
-            self.records.flush()
+            self.records.try_flush()
             limit = max([deadline, *(time.monotonic() + m.spec.stop_timeout + 5 for m in stopping)])
             for m in stopping:
-                if not await self._no_longer_stopping(m, limit):
-                    raise TimedOut(f'process "{m.id}": still runs as pid {m.status.pid} after SIGKILL')
+                await self._ended(m, limit)
             self.supervisor.forget(m.id for m in stopping if m.status.state == life.STOPPED)
 
-    async def _no_longer_stopping(self, m: Managed, deadline: float) -> bool:
-        return await self.records.until(lambda: m.status.state != life.STOPPING, deadline)
+    async def _ended(self, m: Managed, deadline: float) -> None:
+        """Wait until a stopping process has ended. Raises TimedOut."""
+        if not await self.records.until(lambda: m.status.state != life.STOPPING, deadline):
+            raise TimedOut(f'process "{m.id}": still runs as pid {m.status.pid} after SIGKILL')
 
     def awake(self) -> list[str]:
         """Return the processes that run or are about to."""
@@ -282,14 +321,19 @@ class Engine(Transitions):
 
     async def stop_all(self, timeout: float = 60.0) -> None:
         """Stop every process that runs or is wanted."""
-        await self._stop(self.awake(), time.monotonic() + timeout)
+        async with self._turns.take(lambda: list(self.processes)):
+            await self._stop(self.awake(), time.monotonic() + timeout)
+            self.records.flush()
 
     # Waiting
 
-    async def _settled(self, ids: Sequence[str], started: Sequence[str], deadline: float) -> None:
-        """Wait until every process runs, or has run to a good end. Raises for the first that does not come up."""
-        fresh = set(started)
+    async def settled(self, ids: Sequence[str], started: Mapping[str, str], deadline: float) -> None:
+        """Wait until every process runs, or has run to a good end. started: as begin returns it.
+
+        Raises ProcessFailed for the first that does not come up, TimedOut after the (monotonic) deadline.
+        """
         while True:
+            fresh = {i for i in started if i in self.processes and self.processes[i].status.launch == started[i]}
             verdicts = {
                 ident: self._verdict(self.processes[ident], ident in fresh) for ident in ids if ident in self.processes
             }
@@ -340,25 +384,29 @@ class Engine(Transitions):
     async def adopt(self, ident: str, facts: Mapping[str, Any]) -> None:
         """Take over a running process that the fleet did not start. facts: as procfs.describe gives them."""
         spec, status, claims = adopted(ident, facts)
-        for m in self.processes.values():
-            if m.status.pid == status.pid and m.status.state in life.ALIVE:
-                raise Conflict(f'pid {status.pid}: is process "{m.id}" already')
-        if ident in self.processes:
-            raise Conflict(f'process "{ident}": exists already')
-        allocation = resources.claim(self.store, claims, known={(asked.type, asked.value): True for asked in claims})
-        claimed = {claim.name: (claim.type, claim.value) for claim in allocation.claimed}
-        status = status.evolve(claimed=claimed, driver=self.supervisor.name)
-        try:
-            self.store.put_processes([(spec, status)])
-        except FleetError:
-            self.store.release([ident])
-            raise
-        m = Managed(spec, status)
-        self.processes[ident] = m
-        self.output.add(spec, "")
-        self._prepare(m)
-        if (await self._call(self.supervisor.observe, {ident: status}))[ident].phase != "alive":
-            self._remove([ident])
-            raise NotFound(f"pid {status.pid}: has ended")
-        self._event(m, life.ADOPT)
-        self.records.flush()
+        async with self._turns.take(lambda: (ident, f"pid {status.pid}")):
+            for m in self.processes.values():
+                if m.status.state in life.ALIVE and m.status.pid in (status.pid, facts.get("group") or status.pid):
+                    raise Conflict(f'pid {status.pid}: belongs to process "{m.id}" already')
+            if ident in self.processes:
+                raise Conflict(f'process "{ident}": exists already')
+            allocation = resources.claim(
+                self.store, claims, known={(asked.type, asked.value): True for asked in claims}
+            )
+            granted = resources.granted(allocation).get(ident, {})
+            claimed = {name: (claim.type, claim.value) for name, claim in granted.items()}
+            status = status.evolve(claimed=claimed, driver=self.supervisor.name)
+            try:
+                self.store.put_processes([(spec, status)])
+            except FleetError:
+                self.store.release([ident])
+                raise
+            m = Managed(spec, status)
+            self.processes[ident] = m
+            self.output.add(spec, "")
+            self._prepare(m)
+            if (await self._call(self.supervisor.observe, {ident: status}))[ident].phase != "alive":
+                self._remove([ident])
+                raise NotFound(f"pid {status.pid}: has ended")
+            self._event(m, life.ADOPT)
+            self.records.flush()

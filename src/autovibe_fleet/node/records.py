@@ -14,6 +14,8 @@ from fleet_node.store import Store
 
 from .managed import Managed
 
+_RETRY = 1.0  # seconds between attempts to write what could not be written
+
 
 class Records:
     """The link between the engine's memory and the store."""
@@ -28,6 +30,7 @@ class Records:
         self._handle: asyncio.Handle | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._closed = False
+        self._trouble = ""
 
     def mark(self, ident: str) -> None:
         """Have the status of a process written."""
@@ -45,38 +48,50 @@ class Records:
         self._releases.discard(ident)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left, if the disk takes it."""
         self._closed = True
-        self.flush()
+        self.try_flush()
 
     def flush_soon(self) -> None:
         """Write what has changed once the events of this moment are through."""
         if self._handle is None and not self._closed:
-            self._handle = asyncio.get_running_loop().call_soon(self._flush_or_retry)
+            self._handle = asyncio.get_running_loop().call_soon(self.try_flush)
 
-    def _flush_or_retry(self) -> None:
-        try:
+    def try_flush(self) -> None:
+        """Write what has changed. What cannot be written now is tried again every second."""
+        with contextlib.suppress(StateDamaged):
             self.flush()
-        except StateDamaged as error:
-            self._complain(str(error))
-            self._handle = asyncio.get_running_loop().call_later(1.0, self._flush_or_retry)
 
     def flush(self) -> None:
-        """Write changed statuses and released claims in one transaction, then wake those who wait."""
+        """Write changed statuses and released claims in one transaction, then wake those who wait.
+
+        Raises StateDamaged; it is tried again every second then, and those who wait are woken all the same.
+        """
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        dirty = {ident: self._processes[ident].status for ident in self._dirty if ident in self._processes}
-        if dirty or self._releases:
-            with self.store.transaction():
-                self.store.put_statuses(dirty)
-                self.store.release(self._releases)
-            self._dirty.clear()
-            self._releases.clear()
-        waiters, self._waiters = self._waiters, []
-        for future in waiters:
-            if not future.done():
-                future.set_result(None)
+        try:
+            dirty = {ident: self._processes[ident].status for ident in self._dirty if ident in self._processes}
+            if dirty or self._releases:
+                with self.store.transaction():
+                    self.store.put_statuses(dirty)
+                    self.store.release(self._releases)
+                self._dirty.clear()
+                self._releases.clear()
+        except StateDamaged as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                self._complain(self._trouble)
+            if not self._closed:
+                self._handle = asyncio.get_running_loop().call_later(_RETRY, self.try_flush)
+            raise
+        else:
+            self._trouble = ""
+        finally:
+            waiters, self._waiters = self._waiters, []
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
 
     def publish(self, kind: str, ident: str, state: str, previous: str, message: str = "") -> None:
         """Tell every subscriber of a change. kind: "process" or "environment"."""

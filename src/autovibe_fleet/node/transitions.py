@@ -65,6 +65,8 @@ class Transitions:
             else:
                 self._do_watch(m)
             self.output.note(m.id, m.status.pid, "adopted by fleetd")
+            if m.status.desired == "stopped" and m.status.state in life.WANTED:
+                self._event(m, life.STOP, error="")  # an earlier fleetd was killed while it stopped several
         elif state == life.STOPPING:
             self.supervisor.forget([m.id])
             self._event(m, life.GONE, pid=0, ended=time.time())
@@ -168,10 +170,13 @@ class Transitions:
             except FleetError as error:
                 m.spawning = False
                 self._event(m, life.LAUNCH_FAILED, error=str(error), ended=time.time())
+        outcomes: dict[str, Any] = {}
         try:
             outcomes = await self._call(self.supervisor.start, jobs) if jobs else {}
         except FleetError as error:
             outcomes = {job.id: error for job in jobs}
+        except Exception as error:  # a process without an outcome could never be stopped
+            self.output.complain(f"launching failed: {type(error).__name__}: {error}", error)
         now, moment = time.time(), time.monotonic()
         for job in jobs:
             m = self.processes[job.id]
@@ -346,7 +351,7 @@ class Transitions:
         if m.status.state == life.STOPPING:
             self._event(m, life.GONE, **changes)
             return
-        if m.give_up:
+        if m.give_up or m.status.desired == "stopped":
             back = False
         elif m.relaunch and policy.policy != "never":
             back = True
