@@ -237,7 +237,10 @@ class Systemd:
 
     def observe(self, known: Mapping[str, ProcessStatus]) -> dict[str, Observation]:
         """Ask systemd for all units with one command (for every 200)."""
+        fresh = [ident for ident, status in known.items() if status.adopted and ident not in self._tracked]
         self._tracked.update(known)
+        if fresh and self._listener is not None:
+            self._listener.wake()  # it is to look at these more often
         shown = self._show(known)
         self._settle(shown)
         found = {}
