@@ -19,7 +19,7 @@ from .session import Session, with_session
 
 PANELS: dict[str, dict[str, str]] = {
     "Processes": {
-        "start": "processes:start",
+        "start": "starting:start",
         "stop": "processes:stop",
         "restart": "processes:restart",
         "delete": "processes:delete",

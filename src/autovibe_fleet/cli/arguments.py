@@ -22,6 +22,7 @@ Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=co
 Timeout = Annotated[
     str, typer.Option("--timeout", metavar="TIME", help="How long to wait, such as 90s or 5m (default: 2m).")
 ]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes are up.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Commands on processes: start, stop, restart, delete, ps, inspect, discover, run-action, kill-all."""
+"""Commands on processes that are there: stop, restart, delete, ps, inspect, discover, run-action, kill-all."""
 
 from __future__ import annotations
 
@@ -13,122 +13,12 @@ import typer
 from fleet_core.errors import InvalidInput, NotFound, ProcessFailed, TimedOut
 
 from . import completion, progress, projects
-from .arguments import Assignments, Names, Timeout, declaration, seconds
-from .commands import AfterDashes
+from .arguments import Names, Timeout, Wait, seconds
 from .output import Column, described, duration, size
 from .session import Session
 
-_QUOTED = re.compile(r"\\.|'[^']*'|\"[^\"]*\"")
-_OPERATOR = re.compile(r"[|&;<>]")
 # Ends about which the log of the process says more.
 _PRINTED = re.compile(r"exit code|killed by|not ready|in time|unhealthy")
-
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes are up.")]
-
-
-def start(
-    session: Session,
-    context: typer.Context,
-    words: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[TEMPLATE] NAME [--KEY=VALUE]... [-- COMMAND]", autocompletion=completion.templates_or_processes
-        ),
-    ],
-    assignments: Assignments = None,
-    wait: Wait = True,
-    timeout: Timeout = "",
-) -> None:
-    """Start a process from a template or a command, or by name.
-
-    \b
-    fleet start NAME                       in a project also a process of its environment
-    fleet start TEMPLATE NAME --KEY=VALUE  variables; a bare --KEY is true; the name of a
-                                           resource, as in --tcpport=8080, asks for that value
-    fleet start NAME -- COMMAND            in this folder; %tcpport claims a free port;
-                                           one quoted word is read as a command line
-
-    A variable with the name of an option below is given as --set vars.KEY=VALUE.
-    """
-    command = (context.obj or {}).get("command")
-    names = [word for word in words if not word.startswith("-")]
-    values = variables([word for word in words if word.startswith("-")])
-    fields = declaration(assignments or [])
-    if command is not None:
-        item = _ad_hoc(names, command, values, fields)
-        if len(command) == 1 and "shell" not in fields and _OPERATOR.search(_QUOTED.sub("", command[0])):
-            session.out.note("note: | & ; < > are plain text without a shell; --set shell=true runs the command by one")
-    elif len(names) == 2:
-        item = {**fields, "id": names[1], "template": names[0], "vars": {**fields.get("vars", {}), **values}}
-    elif len(names) == 1:
-        if values or fields:
-            option = next(iter(values or fields))
-            raise InvalidInput(
-                f'process "{names[0]}": "{option}" needs a template (`fleet start TEMPLATE {names[0]} ...`) '
-                "or a command after --"
-            )
-        item = {"id": projects.process_ids(session, names)[0]}
-    else:
-        raise InvalidInput(
-            f"start: expected NAME or TEMPLATE NAME, found {' '.join(names)}; write values as --KEY=VALUE"
-        )
-    if "template" in item:
-        _check_template(session, names)
-    method, params = (
-        ("processes.start", {"ids": [item["id"]]})
-        if len(item) == 1
-        else (
-            "processes.apply",
-            {"items": [item], "state": "started"},
-        )
-    )
-    _change(session, method, params, wait, timeout)
-
-
-start.settings = {  # type: ignore[attr-defined]
-    "cls": AfterDashes,
-    "context_settings": {"ignore_unknown_options": True},
-    "shared": ("as_json", "state_dir", "environment"),  # --debug is left to templates, as a variable
-}
-
-
-def variables(words: Sequence[str]) -> dict[str, str]:
-    """Return the variables of --key=value words; a bare --key is true."""
-    found: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word[2:].partition("=")
-        if not word.startswith("--") or not key:
-            raise InvalidInput(f'start: expected --KEY=VALUE, found "{word}"')
-        found[key] = value if equals else "true"
-    return found
-
-
-def _ad_hoc(
-    names: Sequence[str], command: Sequence[str], values: Mapping[str, str], fields: Mapping[str, Any]
-) -> dict[str, Any]:
-    import os
-
-    if len(names) != 1:
-        raise InvalidInput(f"start: expected one NAME before --, found {' '.join(names) or 'nothing'}")
-    if not command:
-        raise InvalidInput("start: expected a command after --, found nothing")
-    # One word is a command line, as ssh takes it: fleet start web -- 'python3 -m http.server %tcpport'
-    text = command[0] if len(command) == 1 else shlex.join(command)
-    item = {
-        "working_dir": os.getcwd().replace("%", "%%").replace("${", "$${"),
-        **fields,
-        "id": names[0],
-        "command": text,
-    }
-    if values:
-        item["vars"] = {**fields.get("vars", {}), **values}
-    return item
-
-
-def _check_template(session: Session, names: Sequence[str]) -> None:
-    templates = session.store.templates()
-    if names[0] not in templates and set(names) <= set(session.store.processes(names)):
-        raise InvalidInput("start: takes one process at a time; to start several, name them to `fleet restart`")
 
 
 def stop(session: Session, names: Names, timeout: Timeout = "") -> None:
@@ -136,20 +26,21 @@ def stop(session: Session, names: Names, timeout: Timeout = "") -> None:
 
     The whole process group ends: with the stop signal, and with SIGKILL after the stop timeout.
     """
-    _change(session, "processes.stop", {"ids": projects.process_ids(session, names)}, True, timeout)
+    apply_change(session, "processes.stop", {"ids": projects.process_ids(session, names)}, True, timeout)
 
 
 def restart(session: Session, names: Names, wait: Wait = True, timeout: Timeout = "") -> None:
     """Restart processes; they keep their resources."""
-    _change(session, "processes.restart", {"ids": projects.process_ids(session, names)}, wait, timeout)
+    apply_change(session, "processes.restart", {"ids": projects.process_ids(session, names)}, wait, timeout)
 
 
 def delete(session: Session, names: Names, timeout: Timeout = "") -> None:
     """Stop processes and forget them; their logs stay."""
-    _change(session, "processes.delete", {"ids": projects.process_ids(session, names)}, True, timeout)
+    apply_change(session, "processes.delete", {"ids": projects.process_ids(session, names)}, True, timeout)
 
 
-def _change(session: Session, method: str, params: dict[str, Any], wait: bool, timeout: str) -> None:
+def apply_change(session: Session, method: str, params: dict[str, Any], wait: bool, timeout: str) -> None:
+    """Call a method that changes processes, show its progress, and say what happened to each."""
     ids = params.get("ids") or [item["id"] for item in params["items"]]
     try:
         with progress.shown(session, ids=set(ids)):

@@ -65,6 +65,10 @@ def test_short_names_mean_the_environment_in_its_folder_only(fleet: Fleet, shop:
     assert fleet.ok("restart", "-e", "shop", "db").out.startswith("Restarted shop/db (pid ")
     assert fleet.ok("restart", "-e", str(shop / ".runcept.toml"), "db").out.startswith("Restarted shop/db (pid ")
     assert [p["id"] for p in fleet.json("ps", "-e", "shop")["processes"]] == ["shop/db", "shop/migrate", "shop/web"]
+    fleet.ok("stop", "db", "web", cwd=shop)
+    started = fleet.ok("start", "db", "web", cwd=shop).out.splitlines()
+    assert [line.split(" (")[0] for line in started] == ["Started shop/db", "Started shop/web"]
+    assert 'process "shop/nope": not declared' in fleet("start", "db", "nope", "-e", "shop").err
     fleet.ok("start", "alone", "--", "sleep", "600")
     assert fleet.ok("stop", "alone", cwd=shop).out == "Stopped alone\n"
     assert fleet("stop", "alone", "-e", "shop").code == 3

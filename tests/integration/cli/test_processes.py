@@ -57,6 +57,8 @@ def test_a_template_takes_variables_and_a_bare_one_is_true(host: Fleet, tmp_path
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    assert 'template "echo": expected TEMPLATE NAME' in host("start", "echo").err
+    assert "found echo echo1 80" in host("start", "echo", "echo1", "--tcpport", "80").err
     host.ok("start", "echo", "echo1", f"--tcpport={port}", "--greeting=good morning", "--debug")
     words = Path(f"/proc/{host.process('echo1')['pid']}/cmdline").read_text().split("\0")
     assert words[-4:-1] == ["good morning", "true", port]
@@ -86,10 +88,13 @@ def test_restart_keeps_the_port_and_stop_gives_it_back(host: Fleet) -> None:
     assert host("inspect", "cycle").code == 3
 
 
-def test_several_processes_are_stopped_in_one_call(host: Fleet) -> None:
+def test_several_processes_are_stopped_and_started_in_one_call(host: Fleet) -> None:
     for name in ("many1", "many2"):
         host.ok("start", name, "--", "sleep", "600")
     assert host.ok("stop", "many1", "many2").out == "Stopped many1\nStopped many2\n"
+    assert [line.split(" (")[0] for line in host.ok("start", "many1", "many2").out.splitlines()] == [
+        "Started many1", "Started many2",
+    ]  # fmt: skip
 
 
 def test_fields_are_set_by_name(host: Fleet) -> None:
@@ -133,7 +138,8 @@ FOREVER = ("--", "sleep", "600")
         (("start", "x y", "--", "sleep", "1"), 2, "expected NAME or ENVIRONMENT/NAME"),
         (("start", "x", "--"), 2, "expected a command after --"),
         (("start", "x", "--key=value"), 2, '"key" needs a template'),
-        (("start", "a", "b", "c"), 2, "expected NAME or TEMPLATE NAME"),
+        (("start", "a", "b", "c"), 3, 'process "a": not declared'),
+        (("start", "--key=value"), 2, "expected NAME, found only options"),
         (("start", "t", "x", "-k"), 2, 'expected --KEY=VALUE, found "-k"'),
         (("start", "x", "--set", "restrat=always", *FOREVER), 2, '"restrat", did you mean "restart"?'),
         (("start", "x", "--set", "restart=often", *FOREVER), 2, 'on-failure, always, found "often"'),
