@@ -16,6 +16,8 @@ _TOKEN = re.compile(r"\$\$\{|\$\{([^{}]*)\}|%%|%([A-Za-z_][A-Za-z0-9_]*)")
 _NAME = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*\.)?[A-Za-z_][A-Za-z0-9_-]*")
 _BARE = re.compile(r"\$\{([^{}]*)\}")
 _DEPTH = 100
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@,+-]*")  # values that are data in any place of a shell text
+_NESTING = re.compile(r"`|\$\(|<<|#|\$['\"]|\$\$\{")
 
 
 def variables_in(text: str) -> tuple[str, ...]:
@@ -74,17 +76,29 @@ def interpolate_shell(
     """Return shell text in which every replaced value is data, whatever characters it holds.
 
     The value is quoted as its place asks: bare, inside double quotes or inside single quotes (POSIX shell, 2.2).
+    Where the text holds what makes that place uncertain, such as $( ), a here-document or a comment, the value comes
+    in a shell variable instead: an expanded variable is never read as shell text again.
     """
     states = _quote_states(text)
+    assigned: list[str] = []
 
     def quoted(name: str, at: int) -> str:
         value = _look_up(name, values, where)
+        if _PLAIN.fullmatch(value) is None and _NESTING.search(text):
+            assigned.append(f"fleet_{len(assigned) + 1}={_single_quoted(value)}")
+            reference = f"${{fleet_{len(assigned)}}}"
+            return {"": f'"{reference}"', '"': reference, "'": f"'\"{reference}\"'"}[states[at]]
         if states[at] == '"':
             return re.sub(r'([\\"$`])', r"\\\1", value)
-        escaped = value.replace("'", "'\\''")
-        return escaped if states[at] == "'" else f"'{escaped}'"
+        return _single_quoted(value) if not states[at] else value.replace("'", "'\\''")
 
-    return _replace(text, quoted, counters or {}, where)
+    filled = _replace(text, quoted, counters or {}, where)
+    return f"{' '.join(assigned)}; {filled}" if assigned else filled
+
+
+def _single_quoted(value: str) -> str:
+    escaped = value.replace("'", "'\\''")
+    return f"'{escaped}'"
 
 
 def split_command(

@@ -18,6 +18,9 @@ from .restarts import RestartPolicy, restart_policy
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGKILL")
 _SECRET = re.compile(r"secret|token|passw|passphrase|credential|private|api_?key|_key$|^key$|auth", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@'\"]*:)(?!\$\{)[^\s/@'\"]+@", re.IGNORECASE)
+_SHORTEST_SECRET = 4  # a shorter one would blank half of every sentence
+HIDDEN = "********"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
@@ -110,12 +113,26 @@ class ProcessSpec:
         for key in ("env", "vars"):
             if key in data:
                 data[key] = hide_secrets(data[key])
+        for key in ("command", "action"):
+            if key in data:
+                data[key] = hide(data[key], ())
+        for key in ("readiness", "health"):
+            if key in data:
+                data[key] = {**data[key], "url": hide(data[key]["url"], ())}
         return data
 
 
 def hide_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy in which values under names such as TOKEN or DB_PASSWORD read "********"."""
-    return {key: "********" if value and _SECRET.search(key) else value for key, value in values.items()}
+    """Return a copy in which values under names such as TOKEN, and passwords in URLs, read "********"."""
+    return {
+        key: HIDDEN if value and is_secret(key) else hide(value, ()) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether a variable's name looks like a secret's."""
+    return bool(_SECRET.search(name))
 
 
 def _default(part: Any) -> Any:
@@ -344,15 +361,15 @@ def launch(
     extra: further variables, such as project_dir. Raises InvalidInput for an undefined or missing variable or a cycle.
     """
     where = f'process "{spec.id}"'
-    resources = {name: value for name, (_type, value) in claimed.items()}
-    known = {**(extra or {}), **builtins_of(spec), **(others or {}), **resources}
-    missing = [name for name, value in spec.vars.items() if value is None and name not in resources]
+    known = {**(extra or {}), **builtins_of(spec), **(others or {}), **_resources(claimed)}
+    missing = [name for name, value in spec.vars.items() if value is None and name not in claimed]
     if missing:
         raise InvalidInput(f'{where}: variable "{missing[0]}" must be given')
-    given = {name: value for name, value in spec.vars.items() if value is not None and name not in resources}
-    values = resolve_variables(given, known, where)
-    counters = dict(claimed.values())
-    counters.update({kind: claimed[kind][1] for kind, _value in claimed.values() if kind in claimed})
+    values = _values(spec, known, where)
+    # %counter goes into shell text as it is, so nothing but a number may.
+    numbers = {name: pair for name, pair in claimed.items() if pair[1].isdecimal()}
+    counters = dict(numbers.values())
+    counters.update({kind: numbers[kind][1] for kind, _value in numbers.values() if kind in numbers})
 
     def fill(text: str, part: str) -> str:
         return _passable(interpolate(text, values, counters, f"{where}: {part}"), f"{where}: {part}")
@@ -377,6 +394,56 @@ def launch(
     )
 
 
+def action_of(
+    spec: ProcessSpec,
+    claimed: Mapping[str, tuple[str, str]],
+    others: Mapping[str, str] | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> str:
+    """Return the shell text of a process's action; the parameters are those of launch."""
+    where = f'process "{spec.id}": action'
+    known = {**(extra or {}), **builtins_of(spec), **(others or {}), **_resources(claimed)}
+    wanted = replace(spec, vars=_reached(spec.action, {k: v for k, v in spec.vars.items() if v is not None}))
+    return interpolate_shell(spec.action, _values(wanted, known, where), {}, where)
+
+
+def secrets_of(
+    spec: ProcessSpec,
+    claimed: Mapping[str, tuple[str, str]],
+    others: Mapping[str, str] | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """Return the values that must not be shown, longest first; the parameters are those of launch."""
+    known = {**(extra or {}), **builtins_of(spec), **(others or {}), **_resources(claimed)}
+    values = _values(spec, known, f'process "{spec.id}"')
+    found = {values[name] for name in spec.vars if name in values and is_secret(name)}
+    for name, text in spec.env.items():
+        if is_secret(name):
+            found.add(interpolate(text, values))
+    long = {value for value in found if len(value) >= _SHORTEST_SECRET}
+    in_shell = {value.replace("'", "'\\''") for value in long} | {
+        re.sub(r'([\\"$`])', r"\\\1", value) for value in long
+    }
+    return tuple(sorted(long | in_shell, key=len, reverse=True))
+
+
+def hide(text: str, secrets: Collection[str]) -> str:
+    """Return text in which the secrets, and passwords in URLs, read "********"."""
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    return _URL_PASSWORD.sub(rf"\g<1>{HIDDEN}@", text)
+
+
+def _resources(claimed: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    return {name: value for name, (_type, value) in claimed.items()}
+
+
+def _values(spec: ProcessSpec, known: Mapping[str, str], where: str) -> dict[str, str]:
+    """Return the given variables and all that is known, final."""
+    given = {name: value for name, value in spec.vars.items() if value is not None and name not in known}
+    return resolve_variables(given, known, where)
+
+
 def _passable(text: str, where: str) -> str:
     """Return text that the kernel takes as an argument, a variable or a path."""
     # Surrogates from DC80 to DCFF stand for bytes that are no UTF-8 (PEP 383); the others cannot be encoded.
@@ -390,5 +457,6 @@ def _final_check(
 ) -> HealthCheck | None:
     if check is None:
         return None
-    fill = interpolate_shell if check.url.startswith("cmd://") else interpolate
-    return health_check(where, {**check.to_dict(), "url": fill(check.url, values, counters, where)})
+    scheme, separator, rest = check.url.partition("://")
+    fill = interpolate_shell if scheme == "cmd" else interpolate
+    return health_check(where, {**check.to_dict(), "url": f"{scheme}{separator}{fill(rest, values, counters, where)}"})

@@ -41,6 +41,8 @@ _NOT_INHERITED = (
     *("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "INVOCATION_ID", "JOURNAL_STREAM"),
     *("WATCHDOG_PID", "WATCHDOG_USEC", "SYSTEMD_EXEC_PID", "MAINPID"),
 )
+# What a program of another user gets of fleetd's environment.
+_FOR_OTHERS = ("PATH", "LANG", "LANGUAGE", "TZ", "TERM")
 _FIRST_POLL, _POLL = 0.002, 0.05  # a group that is being killed is gone soon; one that ends by itself takes its time
 _SLOW_POLL = 1.0
 
@@ -98,7 +100,7 @@ class Native:
 
     def _spawn(self, job: Job) -> int:
         where = f'process "{job.id}"'
-        environ = {**self._environ, **user_environment(where, job.launch.user)}
+        environ = inherited(self._environ, where, job.launch.user)
         for path in job.launch.env_files:
             environ.update(read_env_file(where, os.path.join(job.working_dir, path)))
         environ.update(job.launch.env)
@@ -328,10 +330,7 @@ def identity(where: str, user: str) -> dict[str, Any]:
     """
     if not user:
         return {}
-    try:
-        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-    except KeyError:
-        raise NotFound(f'{where}: user "{user}" does not exist') from None
+    entry = _account(where, user)
     if entry.pw_uid == os.geteuid():
         return {}
     if os.geteuid() != 0:
@@ -340,12 +339,32 @@ def identity(where: str, user: str) -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
 
 
+def _account(where: str, user: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError, ValueError):
+        raise NotFound(f'{where}: user "{user}" does not exist') from None
+
+
+def inherited(environ: Mapping[str, str], where: str, user: str) -> dict[str, str]:
+    """Return what a program gets of fleetd's environment: all of it, but as another user only what holds no secret."""
+    if not identity(where, user):
+        return dict(environ)
+    kept = {name: value for name, value in environ.items() if name in _FOR_OTHERS or name.startswith(("LC_", "FLEET_"))}
+    return {**kept, **user_environment(where, user)}
+
+
 def user_environment(where: str, user: str) -> dict[str, str]:
-    """Return HOME, USER and LOGNAME of a user, or nothing for fleetd's own."""
+    """Return HOME, USER, LOGNAME and SHELL of a user, or nothing for fleetd's own."""
     if not identity(where, user):
         return {}
-    entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-    return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "SHELL": entry.pw_shell}
+    entry = _account(where, user)
+    return {
+        "HOME": entry.pw_dir,
+        "USER": entry.pw_name,
+        "LOGNAME": entry.pw_name,
+        "SHELL": entry.pw_shell,
+    }
 
 
 def find_program(where: str, program: str, environ: Mapping[str, str], folder: str) -> str:
@@ -367,7 +386,8 @@ def limited(argv: tuple[str, ...], limits: Limits) -> tuple[str, ...]:
     if limits.memory:
         steps.append(f"ulimit -v {max(1, limits.memory // 1024)}")
     if limits.processes:
-        steps.append(f"ulimit -u {limits.processes}")
+        # dash calls it -p, which in bash is the size of a pipe.
+        steps.append(f"{{ ulimit -u {limits.processes} 2>/dev/null || ulimit -p {limits.processes}; }}")
     run = f'exec nice -n {limits.nice} "$@"' if limits.nice else 'exec "$@"'
     if not steps and not limits.nice:
         return argv

@@ -339,8 +339,8 @@ class Systemd:
         user = launch.user if native.identity(where, launch.user) else ""
         if not os.path.isdir(job.working_dir):
             raise NotFound(f"{where}: working directory {job.working_dir} does not exist")
-        inherited = {key: value for key, value in self._environ.items() if key not in native._NOT_INHERITED}
-        environ = {**systemd_units.passable(inherited), **native.user_environment(where, launch.user)}
+        kept = {key: value for key, value in self._environ.items() if key not in native._NOT_INHERITED}
+        environ = systemd_units.passable(native.inherited(kept, where, launch.user))
         for path in launch.env_files:
             environ.update(native.read_env_file(where, os.path.join(job.working_dir, path)))
         environ.update(launch.env)

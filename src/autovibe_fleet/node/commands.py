@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
 from fleet_core.errors import ProcessFailed, TimedOut, Unavailable
-from fleet_node.native import identity, user_environment
+from fleet_node.native import identity, inherited
 
 Start = Callable[[int], "subprocess.Popen[bytes]"]
 TAIL = 64 * 1024  # bytes of output that are kept, the last ones
@@ -27,7 +27,7 @@ async def run_command(
     ProcessFailed when it cannot be started.
     """
     where = f'command "{argv[0]}"'
-    environ = {**os.environ, **user_environment(where, user), **env}
+    environ = {**inherited(os.environ, where, user), **env}
     options = {"cwd": folder or None, "env": environ, "start_new_session": True, **identity(where, user)}
 
     def start(stdout: int) -> subprocess.Popen[bytes]:

@@ -235,11 +235,11 @@ class Engine(Transitions):
         try:
             self.store.put_processes([(m.spec, m.status) for m in todo])
         except FleetError:
-            for m, status in zip(todo, before):
+            for m, status in zip(todo, before, strict=True):
                 m.status = status
                 self.records.release(m.id)
             raise
-        for m, status in zip(todo, before):
+        for m, status in zip(todo, before, strict=True):
             self.records.publish("process", m.id, life.STARTING, status.state, "start requested")
             self._do_launch(m)
         return {**started, **{m.id: m.status.launch for m in todo}}

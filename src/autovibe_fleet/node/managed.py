@@ -16,6 +16,7 @@ class Managed:
 
     launched: monotonic time of the last launch. attempt, crashes: of this row of restarts. relaunch: it was ended so
     that it starts again. late: why it was ended for not becoming ready or healthy. give_up: no restart may follow.
+    secrets: values that nobody may be shown.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class Managed:
         "relaunch",
         "restart_timer",
         "restart_times",
+        "secrets",
         "spawning",
         "spec",
         "status",
@@ -43,6 +45,7 @@ class Managed:
         self.status = status
         self.launch: Launch | None = None
         self.folder = ""
+        self.secrets: tuple[str, ...] = ()
         self.restart_times: list[float] = []
         self.attempt = 0
         self.launched = 0.0

@@ -12,8 +12,8 @@ from typing import Any
 
 from fleet_core import lifecycle as life
 from fleet_core.errors import InvalidInput, NotFound
-from fleet_core.interpolation import interpolate_shell
 from fleet_core.names import nearest
+from fleet_core.processes import action_of
 from fleet_core.quantities import parse_duration
 from fleet_node import procfs
 
@@ -144,15 +144,9 @@ class Methods:
             raise NotFound(f'process "{id}": not declared{nearest(id, self.engine.processes)}')
         if not m.spec.action:
             raise InvalidInput(f'process "{id}": its template has no action')
-        values = {
-            **{k: v for k, v in m.spec.vars.items() if v is not None},
-            **m.status.resources,
-            "id": id,
-            "name": m.spec.name,
-        }
-        command = interpolate_shell(m.spec.action, values, {}, f'process "{id}": action')
-        argv = ["/bin/sh", "-c", command]
-        code, output = await self.engine.health.run(argv, {}, m.folder or "/", _seconds(timeout), m.spec.user)
+        argv = ("/bin/sh", "-c", action_of(m.spec, m.status.claimed, *self.engine.known_to(m)))
+        env = m.launch.env if m.launch is not None else {}
+        code, output = await self.engine.health.run(argv, env, m.folder or "/", _seconds(timeout), m.spec.user)
         return {"exit_code": code, "output": output}
 
     # Environments

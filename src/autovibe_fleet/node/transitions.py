@@ -14,7 +14,7 @@ from typing import Any
 
 from fleet_core import lifecycle as life
 from fleet_core.errors import FleetError, ProcessFailed
-from fleet_core.processes import ProcessSpec, launch
+from fleet_core.processes import ProcessSpec, hide, launch, secrets_of
 from fleet_core.restarts import delay_before, wants_restart, within_burst
 from fleet_node.store import Store
 from fleet_node.supervisor import Job, Observation, Supervisor
@@ -96,7 +96,8 @@ class Transitions:
         with contextlib.suppress(FleetError):
             self._render(m)
 
-    def _render(self, m: Managed) -> Job:
+    def known_to(self, m: Managed) -> tuple[dict[str, str], dict[str, str]]:
+        """Return what a process may refer to beside its own variables: values of its neighbours, and of this host."""
         others = {}
         if m.spec.environment:
             for other in self.processes.values():
@@ -104,7 +105,12 @@ class Transitions:
                     for name, value in other.status.resources.items():
                         others[f"{other.spec.name}.{name}"] = value
         extra = {"project_dir": self._base(m.spec), "python": sys.executable, "state_dir": str(self.store.folder)}
+        return others, extra
+
+    def _render(self, m: Managed) -> Job:
+        others, extra = self.known_to(m)
         m.launch = launch(m.spec, m.status.claimed, others, extra)
+        m.secrets = secrets_of(m.spec, m.status.claimed, others, extra)
         m.folder = self._absolute(m.spec, m.launch.working_dir or ".")
         after = tuple(item.process for item in m.spec.depends_on)
         return Job(m.spec, m.launch, m.status.launch, m.folder, after)
@@ -231,7 +237,7 @@ class Transitions:
             await asyncio.sleep(pause)
             pause = min(pause * 1.6, max(check.interval, 0.03), 2.0)
         if m.status.state == life.STARTING and m.status.pid:
-            m.late = f"not ready within {m.spec.start_timeout:g} s: {message}"
+            m.late = hide(f"not ready within {m.spec.start_timeout:g} s: {message}", m.secrets)
             m.relaunch = True
             self.output.note(m.id, m.status.pid, m.late, level="Error")
             self._event(m, life.LATE, error=f'process "{m.id}": {m.late}')
@@ -246,6 +252,8 @@ class Transitions:
     def _event(self, m: Managed, event: str, **changes: Any) -> None:
         previous = m.status.state
         state, actions = life.step(previous, event)
+        if changes.get("error"):
+            changes["error"] = hide(changes["error"], m.secrets)
         m.status = m.status.evolve(state=state, **changes)
         m.waiting = "" if state != life.STARTING else m.waiting
         for action in actions:
@@ -376,7 +384,9 @@ class Transitions:
     async def _look(self, ids: Sequence[str]) -> None:
         """Compare processes with what the supervisor sees of them."""
         started = [self.processes[i] for i in ids if i in self.processes and i not in self._pending]
-        known = {m.id: m.status for m in started if not m.spawning}
+        # What is seen of one that is yet to be launched is how its launch before that ended.
+        launched = [m for m in started if not m.spawning and (m.status.pid or m.status.state != life.STARTING)]
+        known = {m.id: m.status for m in launched}
         if not known:
             return
         observed = await self._call(self.supervisor.observe, known)
@@ -444,7 +454,7 @@ class Transitions:
                 m.status = m.status.evolve(healthy=True)
                 self.records.mark(ident)
         elif m.status.state == life.RUNNING:
-            text = f"unhealthy: {message}"
+            text = hide(f"unhealthy: {message}", m.secrets)
             self.output.note(ident, m.status.pid, text, level="Error")
             if m.launch.health.action == "restart" and m.spec.restart.policy != "never":
                 m.relaunch = True

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from fleet_core import lifecycle as life
+from fleet_core.processes import hide
 from fleet_node import procfs
 
 from .engine import Engine
@@ -45,7 +46,7 @@ def view(engine: Engine, m: Managed, facts: dict[str, Any]) -> dict[str, Any]:
         "environment": spec.environment,
         "template": spec.template,
         "label": spec.label,
-        "command": shlex.join(argv) if argv else spec.command,
+        "command": shlex.join(hide(word, m.secrets) for word in argv) if argv else hide(spec.command, ()),
         "status": status.state,
         "desired": status.desired,
         "pid": status.pid if alive else 0,
@@ -79,7 +80,7 @@ def urls(m: Managed) -> list[str]:
     for check in (launch.readiness, launch.health) if launch is not None else ():
         if check is not None and check.url.startswith(("http://", "https://")):
             scheme, _slashes, rest = check.url.partition("://")
-            origin = f"{scheme}://{rest.partition('/')[0]}/"
+            origin = f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}/"
             if origin not in found:
                 found.append(origin)
     if not found:

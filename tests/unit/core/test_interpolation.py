@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -209,3 +210,39 @@ def test_shell_text_keeps_its_own_language(text: str, output: str) -> None:
 def test_text_without_our_signs_stays_as_it_is(text: str, value: str) -> None:
     assume("${" not in text and "%%" not in text and "%x" not in text)
     assert interpolate(text, {"a": value}, {"x": "1"}) == text
+
+
+INTRUDERS = [
+    "'; touch pwned; '",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "a\ntouch pwned\n",
+    "x' $(touch pwned) '",
+    "\\`touch pwned\\`",
+    "EOF\ntouch pwned\ncat <<EOF",
+    '"; touch pwned; "',
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "echo \"$(printf %s '${value}')\"",
+        "echo `printf %s ${value}`",
+        "echo \"`printf %s '${value}'`\"",
+        "cat <<EOF\n${value}\nEOF",
+        ": # about ${value}",
+        ": # don't\necho ${value}",
+        "echo \"$${HOME:-'${value}'}\"",
+        "cat <<'EOF'\nit's\nEOF\necho ${value}",
+    ],
+)
+@pytest.mark.parametrize("value", INTRUDERS)
+def test_no_value_is_run_as_shell_text_in_a_place_hard_to_tell(tmp_path: Path, text: str, value: str) -> None:
+    script = interpolate_shell(text, {"value": value})
+    subprocess.run(["/bin/sh", "-c", script], cwd=tmp_path, capture_output=True, check=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plain_value_stands_in_a_shell_text_as_it_is() -> None:
+    assert interpolate_shell("echo $(cat ${file})", {"file": "/a/b.txt"}) == "echo $(cat '/a/b.txt')"

@@ -18,10 +18,13 @@ from fleet_core.processes import (
     LogPolicy,
     Need,
     ProcessSpec,
+    action_of,
+    hide,
     hide_secrets,
     launch,
     needs_of,
     process_spec,
+    secrets_of,
 )
 from fleet_core.restarts import RestartPolicy
 
@@ -296,3 +299,41 @@ def test_any_valid_spec_reads_back(data: dict[str, Any]) -> None:
     found = process_spec(data)
     assert process_spec(found.to_dict()) == found
     assert process_spec({"id": "e/p"}, {**found.to_dict(), "id": "e/p"}) == found
+
+
+def test_a_value_that_is_no_number_never_stands_for_a_counter_in_shell_text() -> None:
+    declared = process_spec({"id": "p", "command": "echo %dbfile %tcpport", "shell": True})
+    made = launch(declared, {"dbfile": ("dbfile", "/x; touch pwned"), "tcpport": ("tcpport", "3000")})
+    assert made.argv[-1] == "echo %dbfile 3000"
+
+
+def test_secrets_are_the_final_values_under_telling_names() -> None:
+    declared = process_spec(
+        {
+            "id": "p",
+            "command": "run --url=${url}",
+            "vars": {"db_password": "hunter's", "url": "db://u:${db_password}@h", "pin_token": "1"},
+            "env": {"API_TOKEN": "t-${db_password}", "MODE": "fast"},
+        }
+    )
+    secrets = secrets_of(declared, {})
+    assert {"hunter's", "t-hunter's"} <= set(secrets)
+    assert not {"1", "fast"} & set(secrets)
+    assert hide(launch(declared, {}).argv[1], secrets) == "--url=db://u:********@h"
+
+
+def test_passwords_in_urls_are_hidden_whatever_the_name() -> None:
+    declared = process_spec(
+        {"id": "p", "command": "x", "env": {"DSN": "postgres://u:pw@h/d"}, "health": "http://a:b@h/"}
+    )
+    shown = declared.public()
+    assert shown["env"] == {"DSN": "postgres://u:********@h/d"}
+    assert shown["health"]["url"] == "http://a:********@h/"
+    assert hide("tcp://127.0.0.1:80 postgres://u:${pw}@h", ()) == "tcp://127.0.0.1:80 postgres://u:${pw}@h"
+
+
+def test_an_action_knows_variables_that_refer_to_each_other() -> None:
+    declared = process_spec(
+        {"id": "p", "command": "x", "action": "open ${url}", "vars": {"url": "http://h:${tcpport}/"}}
+    )
+    assert action_of(declared, {"tcpport": ("tcpport", "3000")}) == "open 'http://h:3000/'"
