@@ -81,7 +81,7 @@ def run_suite(host: Host, suite: str, driver: str, **environ: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("driver", ["systemd:system", "systemd:user", "native"])
+@pytest.mark.parametrize("driver", ["systemd:system", "systemd:user"])
 @pytest.mark.timeout(1800)
 def test_supervised_processes_behave(installed: Host, driver: str) -> None:
     run_suite(installed, SUITES[0], driver)
