@@ -64,10 +64,14 @@ def memory(pid: int) -> dict[str, float]:
 
 
 def cpu(pid: int) -> float:
-    """Return the seconds of processor time that the living threads of a process have used, to the nanosecond."""
+    """Return the seconds of processor time that a process has used: to the nanosecond, if the kernel keeps schedstat."""
     used = 0
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        used += int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text(encoding="ascii").split()[0])
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            used += int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text(encoding="ascii").split()[0])
+    except FileNotFoundError:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return used / 1e9
 
 

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import statistics
@@ -150,9 +151,12 @@ class Supervisord(Side):
 
     def launch(self) -> None:
         user = "user=root\n" if os.geteuid() == 0 else ""
+        # Each child closes so many descriptors: more than the default only where it has to be.
+        need = 6 * PROCESSES
+        files = f"minfds={need}\n" if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < need else ""
         parts = [
             f"[supervisord]\nnodaemon=true\nlogfile={self.folder}/supervisord.log\nchildlogdir={self.folder}\n",
-            f"pidfile={self.folder}/supervisord.pid\nminfds=4096\n{user}",
+            f"pidfile={self.folder}/supervisord.pid\n{files}{user}",
             f"[unix_http_server]\nfile={self.folder}/supervisor.sock\n",
             "[rpcinterface:supervisor]\n",
             "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
