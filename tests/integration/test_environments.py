@@ -7,12 +7,14 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound
+from fleet_node.client import Client
 
 from .fleetd import Fleet, running, wait_for
 
@@ -230,3 +232,46 @@ def test_events_tell_of_every_step(fleet: Fleet, project: Path) -> None:
     listener.close()
     assert seen.index(("process", "shop/migrate", "stopped")) < seen.index(("process", "shop/web", "running"))
     assert seen.index(("process", "shop/web", "running")) < seen.index(("process", "shop/client", "running"))
+
+
+SLOW = """
+[environment]
+name = "slow"
+
+[processes.web]
+command = "sleep 600"
+resources = ["tcpport"]
+readiness = "cmd://false"
+start_timeout = "60s"
+"""
+
+
+def test_an_environment_can_be_deactivated_while_it_comes_up(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / ".runcept.toml").write_text(SLOW)
+    with ThreadPoolExecutor() as pool:
+        pending = pool.submit(
+            lambda: Client(fleet.folder).call("environments.activate", path=str(tmp_path), timeout=60)
+        )
+        wait_for("it is activating", lambda: fleet.until("slow/web", "starting")["pid"])
+        assert status(fleet, "slow")["status"] == "activating"
+        begun = time.monotonic()
+        fleet.call("environments.deactivate", name="slow", timeout=20)
+        assert time.monotonic() - begun < 10
+        with pytest.raises(FleetError, match="slow/web"):
+            pending.result(20)
+    assert status(fleet, "slow")["status"] == "inactive"
+    assert fleet.claims() == set()
+
+
+def test_an_environment_that_could_not_claim_is_shown_as_an_error_until_it_can(fleet: Fleet, project: Path) -> None:
+    write(project, more='\n[processes.taken]\ncommand = "sleep 600"\nresources = ["datadir:/taken"]\n')
+    fleet.start("holder", "sleep 600", resources=["datadir:/taken"])
+    with pytest.raises(Conflict, match="holder"):
+        activate(fleet, project)
+    assert status(fleet)["status"] == "error"
+    assert "holder" in status(fleet)["error"]
+    fleet.again()
+    assert "holder" in status(fleet)["error"]
+    fleet.call("processes.delete", ids=["holder"])
+    activate(fleet, project)
+    assert (status(fleet)["status"], status(fleet)["error"]) == ("active", "")

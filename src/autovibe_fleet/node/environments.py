@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,13 +21,17 @@ from .engine import Engine
 from .views import timestamp, views
 
 STATES = ("active", "inactive", "absent")
+_INTERRUPTED = "its activation was interrupted; activate it again"
 _ECHO = 1.0  # seconds after a health check in which a line of output is taken for its echo
 _LOOK = 15.0  # seconds at most between two looks at connections while an inactivity timeout runs
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is remembered of an environment. path: its project file. Times in seconds since the epoch."""
+    """What is remembered of an environment. path: its project file. Times in seconds since the epoch.
+
+    error: why its last activation did not succeed.
+    """
 
     name: str
     path: str
@@ -180,19 +184,48 @@ class Environments:
         )
 
     async def _apply_one(self, state: str, name: str, found: Environment | None, wait: bool, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
         async with self._locks.setdefault(name, asyncio.Lock()):
-            if state == "active":
-                assert found is not None
-                await self._activate(found, wait, timeout)
-            elif name in self.records:
-                await self._deactivate(name, timeout, forget=state == "absent")
+            if state != "active":
+                if name in self.records:
+                    await self._deactivate(name, timeout, forget=state == "absent")
+                return
+            assert found is not None
+            was_active = name in self.records and self.records[name].active
+            with self._noted(name):
+                ids, started = await self._begin(found, timeout, deadline)
+        # Without the lock, so that it can be deactivated while its processes come up.
+        with self._noted(name):
+            if wait:
+                await self.engine.settled(ids, started, deadline)
+        if name in self.records and self.records[name].active:
+            self._put(replace(self.records[name], error=""))
+            if not was_active:
+                self.engine.records.publish("environment", name, "active", "activating")
 
-    async def _activate(self, found: Environment, wait: bool, timeout: float) -> None:
+    @contextlib.contextmanager
+    def _noted(self, name: str) -> Iterator[None]:
+        """Show an environment as activating, and record why it could not be activated."""
+        self._busy[name] = "activating"
+        try:
+            yield
+        except FleetError as error:
+            if name in self.records and self.records[name].active:
+                with contextlib.suppress(FleetError):
+                    self._put(replace(self.records[name], error=str(error)))
+            raise
+        finally:
+            if self._busy.get(name) == "activating":
+                del self._busy[name]
+            self._schedule()
+
+    async def _begin(self, found: Environment, timeout: float, deadline: float) -> tuple[list[str], dict[str, str]]:
+        """Record an environment as active and start its processes. Returns what Engine.begin tells of them."""
         name = found.name
         path = str(project_files.find(found.project_dir))
         for record in [r for r in self.records.values() if r.path == path and r.name != name]:
             await self._deactivate(record.name, timeout, forget=True)
-        record = Record(name, path, found.project_dir, True, found.idle_limit, time.time())
+        record = Record(name, path, found.project_dir, True, found.idle_limit, time.time(), _INTERRUPTED)
         items = [{"id": spec.id, "declaration": spec} for spec in found.processes]
         gone = [{"id": ident} for ident in self._members(name) if ident not in {spec.id for spec in found.processes}]
         self.engine.plan(items, "started")
@@ -201,20 +234,10 @@ class Environments:
         self._put(record)
         if previous is None or not previous.active:
             self.engine.records.publish("environment", name, "activating", "inactive")
-        self._busy[name] = "activating"
-        try:
-            if gone:
-                await self.engine.apply(gone, "absent", timeout=timeout)
-            await self.engine.apply(items, "started", wait, timeout)
-        except FleetError as error:
-            if name in self.records:
-                self._put(replace(self.records[name], error=str(error)))
-            raise
-        finally:
-            self._busy.pop(name, None)
-            self._schedule()
-        if previous is None or not previous.active:
-            self.engine.records.publish("environment", name, "active", "activating")
+        if gone:
+            await self.engine.apply(gone, "absent", timeout=timeout)
+        _change, ids, started = await self.engine.begin(items, "started", deadline)
+        return ids, started
 
     async def _deactivate(self, name: str, timeout: float, forget: bool = False) -> None:
         members = [{"id": ident} for ident in self._members(name)]
@@ -248,11 +271,13 @@ class Environments:
         states = {process["status"] for process in processes if not process["completed"]}
         status = self._busy.get(name) or ("active" if record.active else "inactive")
         if record.active and name not in self._busy:
-            if life.ERROR in states:
+            down = not processes or states & {life.STOPPED, life.ERROR}
+            if life.ERROR in states or (record.error and down):
                 status = "error"
             elif life.STARTING in states:
                 status = "activating"
         idle = max(0.0, time.monotonic() - self._seen[name])
+        errors = (process["error"] for process in processes if process["status"] == life.ERROR)
         return {
             "name": name,
             "path": record.path,
@@ -261,7 +286,7 @@ class Environments:
             "inactivity_timeout": record.inactivity_timeout,
             "idle": int(idle) if record.active else 0,
             "last_activity": timestamp(time.time() - idle),
-            "error": next((process["error"] for process in processes if process["status"] == life.ERROR), ""),
+            "error": next(errors, record.error if status == "error" else ""),
             "processes": processes,
         }
 

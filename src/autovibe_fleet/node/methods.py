@@ -66,8 +66,10 @@ class Methods:
 
     async def _stop_everything(self, timeout: float) -> list[str]:
         running = [m.id for m in self.engine.processes.values() if m.status.state not in (life.STOPPED, life.ERROR)]
-        await self.environments.deactivate_all()
-        await self.engine.stop_all(timeout)
+        try:
+            await self.environments.deactivate_all(timeout)
+        finally:
+            await self.engine.stop_all(timeout)
         return running
 
     # Processes
