@@ -70,7 +70,7 @@ def start_order(graph: Mapping[str, Sequence[str]]) -> list[str]:
                 needed = graph[name][position]
                 if needed not in graph:
                     raise InvalidInput(
-                        f'process "{name}": depends on "{needed}", which does not exist{nearest(needed, graph)}'
+                        f'process "{name}": depends on "{needed}", which does not exist{nearest(needed, [other for other in graph if other != name])}'
                     )
                 if state.get(needed) == 1:
                     circle = " -> ".join((*path[path.index(needed) :], needed))

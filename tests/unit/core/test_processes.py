@@ -166,6 +166,10 @@ def test_secrets_are_hidden_from_people() -> None:
     assert public["env"] == {"DB_PASSWORD": "********", "API_KEY": "********", "HOME": "y", "TOKEN": ""}
     assert public["vars"] == {"secret": "********", "open": None}
     assert found.to_dict()["env"]["DB_PASSWORD"] == "x"
+    assert hide_secrets({"auth_host": "scram-sha-256", "AUTHORIZATION": "Bearer x"}) == {
+        "auth_host": "scram-sha-256",
+        "AUTHORIZATION": "********",
+    }
     assert hide_secrets({}) == {}
 
 

@@ -296,7 +296,8 @@ def test_start_order_is_the_order_given_where_nothing_else_is_said() -> None:
     ("graph", "message"),
     [
         ({"a": ["b"]}, 'process "a": depends on "b", which does not exist'),
-        ({"alpha": ["alhpa"]}, 'depends on "alhpa", which does not exist, did you mean "alpha"?'),
+        ({"a": ["alhpa"], "alpha": []}, 'depends on "alhpa", which does not exist, did you mean "alpha"?'),
+        ({"shop/a": ["shop/b"]}, 'process "shop/a": depends on "shop/b", which does not exist'),
         ({"a": ["a"]}, "processes depend on each other in a cycle: a -> a"),
         ({"x": ["a"], "a": ["b"], "b": ["c", "a"], "c": []}, "in a cycle: a -> b -> a"),
     ],
