@@ -16,7 +16,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 if TYPE_CHECKING:
@@ -47,6 +47,15 @@ _FIRST_POLL, _POLL = 0.002, 0.05  # a group that is being killed is gone soon; o
 _SLOW_POLL = 1.0
 
 
+class _Adopted(NamedTuple):
+    """A running process that is not our child. descriptor: its pidfd, or -1. leads: whether its group is its own."""
+
+    pid: int
+    start: int
+    descriptor: int
+    leads: bool
+
+
 class Native:
     """A supervisor that starts processes itself. Lives in fleetd's one thread, inside its event loop."""
 
@@ -61,7 +70,7 @@ class Native:
             self._environ.pop(key, None)
         self._children: dict[str, int] = {}
         self._ended: dict[str, int | None] = {}
-        self._adopted: dict[str, tuple[int, int, int]] = {}
+        self._adopted: dict[str, _Adopted] = {}
         self._draining: dict[str, int] = {}
         self._codes: dict[str, int | None] = {}
         self._asked: set[str] = set()
@@ -159,16 +168,16 @@ class Native:
                     os.kill(pid, signal.SIGKILL)
 
     def _signal(self, spec: ProcessSpec, status: ProcessStatus, number: int) -> None:
-        pid = status.pid
+        pid = self._draining.get(spec.id, status.pid)
         if pid <= 1:
             return
         if spec.id not in self._children and spec.id not in self._draining and not procfs.alive(pid, status.pid_start):
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if status.adopted and not _leads_group(pid):
-                os.kill(pid, number)
-            else:
+            if spec.id in self._draining or not status.adopted or _leads_group(pid):
                 os.killpg(pid, number)
+            else:
+                os.kill(pid, number)
         self._check_soon(_POLL)
 
     def observe(self, known: Mapping[str, ProcessStatus]) -> dict[str, Observation]:
@@ -229,7 +238,7 @@ class Native:
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 descriptor = os.pidfd_open(pid)
-        self._adopted[ident] = (pid, start, descriptor)
+        self._adopted[ident] = _Adopted(pid, start, descriptor, _leads_group(pid))
         if self._loop is None:
             return
         if descriptor >= 0:
@@ -238,17 +247,22 @@ class Native:
             self._check_soon(_SLOW_POLL)
 
     def _forget_adopted(self, ident: str) -> None:
-        _pid, _start, descriptor = self._adopted.pop(ident, (0, 0, -1))
-        if descriptor >= 0:
+        known = self._adopted.pop(ident, None)
+        if known is not None and known.descriptor >= 0:
             if self._loop is not None:
-                self._loop.remove_reader(descriptor)
-            os.close(descriptor)
+                self._loop.remove_reader(known.descriptor)
+            os.close(known.descriptor)
 
     def _adopted_ended(self, ident: str) -> None:
-        pid, _start, _descriptor = self._adopted.get(ident, (0, 0, -1))
-        self._forget_adopted(ident)
-        self._leader_ended(ident, pid, None)
+        self._end_adopted(ident)
         self._check_groups()
+
+    def _end_adopted(self, ident: str) -> None:
+        known = self._adopted[ident]
+        self._forget_adopted(ident)
+        # Of a process that led no group nothing else is ours; nor is a group that has its number by now.
+        ours = known.leads and procfs.start_ticks(known.pid) in (None, known.start)
+        self._leader_ended(ident, known.pid if ours else 0, None)
 
     def _reap(self) -> None:
         """Note every child that has ended. As a zombie it reserves its group id until its group has been told."""
@@ -285,11 +299,9 @@ class Native:
     def _check_groups(self) -> None:
         """Report each ended process once nothing of its group runs any more."""
         self._timer = None
-        for ident, (pid, start, descriptor) in list(self._adopted.items()):
-            if descriptor < 0 and not procfs.alive(pid, start):
-                self._forget_adopted(ident)
-                self._codes[ident] = None
-                self._draining[ident] = pid
+        for ident, known in list(self._adopted.items()):
+            if known.descriptor < 0 and not procfs.alive(known.pid, known.start):
+                self._end_adopted(ident)
         gone = []
         if self._draining:
             members = procfs.groups(self._draining.values())
@@ -302,7 +314,7 @@ class Native:
         if self._draining:
             self._check_soon(self._pause)
             self._pause = min(2 * self._pause, _POLL)
-        elif any(descriptor < 0 for _pid, _start, descriptor in self._adopted.values()):
+        elif any(known.descriptor < 0 for known in self._adopted.values()):
             self._check_soon(_SLOW_POLL)
 
     def _check_soon(self, delay: float) -> None:
