@@ -44,6 +44,20 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def running(argv: Sequence[str]) -> list[int]:
+    """Return every process of this computer with exactly this command line."""
+    wanted = "".join(f"{word}\0" for word in argv).encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if Path(f"/proc/{name}/cmdline").read_bytes() == wanted:
+                    found.append(int(name))
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+    return found
+
+
 def argv0(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
@@ -64,7 +78,7 @@ def memory(pid: int) -> dict[str, float]:
 
 
 def cpu(pid: int) -> float:
-    """Return the seconds of processor time that a process has used: to the nanosecond, if the kernel keeps schedstat."""
+    """Return the seconds of processor time that a process has used: to the nanosecond where there is schedstat."""
     used = 0
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):

@@ -29,7 +29,6 @@ import measure
 
 PROCESSES = 500
 CRASHES = 9  # of the 500 processes so many are killed, one time each
-SLEEP = ("/bin/sleep", "1000000")
 
 
 class Side:
@@ -42,7 +41,8 @@ class Side:
         self.daemon = 0
         self.popen: subprocess.Popen[bytes] | None = None
         self.pids: dict[str, int] = {}
-        self.seen: set[int] = set()
+        # Nobody else sleeps so long: what is left of this side is known by it.
+        self.sleep = ("/bin/sleep", str(10_000_000 + 10 * os.getpid() + SIDES.index(type(self))))
         self.started = 0.0
         self.answered = 0.0
         self.memory: dict[str, float] = {}
@@ -51,10 +51,10 @@ class Side:
         fifo = folder / "fifo"
         os.mkfifo(fifo, 0o600)
         self.pipe = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self.commands = {f"sleep-{number:03d}": " ".join(SLEEP) for number in range(PROCESSES - CRASHES)}
+        self.commands = {f"sleep-{number:03d}": " ".join(self.sleep) for number in range(PROCESSES - CRASHES)}
         # A process that says its pid, so that nobody has to look for it.
         script = folder / "crash"
-        script.write_text(f'#!/bin/sh\necho "$1 $$" >{fifo}\nexec {" ".join(SLEEP)}\n')
+        script.write_text(f'#!/bin/sh\necho "$1 $$" >{fifo}\nexec {" ".join(self.sleep)}\n')
         script.chmod(0o755)
         self.crashing = {f"crash-{number}": f"{script} crash-{number}" for number in range(CRASHES)}
 
@@ -87,7 +87,6 @@ class Side:
             lambda: self._hear() and len(self.pids) == CRASHES, 30, f"{self.name}: the processes that crash"
         )
         measure.wait_for(lambda: self._asleep() == PROCESSES, 10, f"{self.name}: exactly {PROCESSES} processes")
-        self.seen = set(measure.children(self.daemon))
 
     def _asleep(self) -> int:
         return sum(measure.argv0(pid) == "sleep" for pid in measure.children(self.daemon))
@@ -97,7 +96,6 @@ class Side:
             for line in os.read(self.pipe, 65536).decode().splitlines():
                 name, pid = line.split()
                 self.pids[name] = int(pid)
-                self.seen.add(int(pid))
         return True
 
     def crash(self, name: str) -> None:
@@ -112,15 +110,18 @@ class Side:
             self._hear()
         self.restarts.append(moment - begin)
 
+    def find_daemon(self) -> int:
+        """Return the daemon's pid, also when the start was interrupted; 0 if there is none."""
+        return self.popen.pid if self.popen is not None else 0
+
     def stop(self) -> None:
         """End the daemon, then its processes, without asking."""
-        if self.daemon:
-            self.seen.update(measure.children(self.daemon))
-            measure.kill([self.daemon])
-            measure.kill(pid for pid in self.seen if measure.argv0(pid) == "sleep")
+        daemon = self.find_daemon()
+        if daemon:
+            measure.kill([daemon])
         if self.popen is not None:
-            self.popen.kill()
             self.popen.wait()
+        measure.kill(measure.running(self.sleep))
         os.close(self.pipe)
 
 
@@ -203,7 +204,11 @@ class Pm2(Side):
         path = self.folder / "ecosystem.config.json"
         path.write_text(json.dumps({"apps": apps}))
         measure.run([str(measure.program(self.name)), "start", str(path), "--silent"], {"PM2_HOME": str(self.folder)})
-        self.daemon = int((self.folder / "pm2.pid").read_text())
+        self.daemon = self.find_daemon()
+
+    def find_daemon(self) -> int:
+        file = self.folder / "pm2.pid"
+        return int(file.read_text()) if file.exists() else 0
 
 
 SIDES: tuple[type[Side], ...] = (Fleetd, Supervisord, Circus, Pm2)
@@ -218,13 +223,13 @@ def compare(kinds: list[type[Side]], window: float) -> list[Side]:
                 folder = Path(scratch) / kind.name
                 folder.mkdir(mode=0o700)
                 side = kind(folder)
+                sides.append(side)
                 try:
                     side.start()
                 except (OSError, RuntimeError, subprocess.SubprocessError) as error:
                     print(f"supervisors: {kind.name} did not come up: {error}")
+                    sides.remove(side)
                     side.stop()
-                    continue
-                sides.append(side)
             time.sleep(3)  # supervisord calls a process running after a second
             for side in sides:
                 side.memory = measure.memory(side.daemon)
