@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+KEPT = 10  # wheels of other sources that stay in the cache
+
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 FOLDERS = (
     "src/autovibe_fleet",
@@ -33,6 +35,9 @@ def main() -> None:
     wheels = list((cache / digest).glob("*.whl"))
     if not wheels:
         build(root, sources, cache / digest)
+        older = sorted(cache.glob("?" * 64), key=lambda folder: folder.stat().st_mtime, reverse=True)
+        for folder in older[KEPT:]:
+            shutil.rmtree(folder, ignore_errors=True)
     wheel = next((cache / digest).glob("*.whl"))
     print(json.dumps({"path": str(wheel), "digest": digest, "changed": not wheels}))
 
