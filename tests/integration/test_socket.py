@@ -80,7 +80,7 @@ def test_another_user_is_refused_even_with_the_doors_open(fleet: Fleet) -> None:
         (b'{"id":1,"method":5}', "expected a JSON-RPC 2.0 request with a method"),
         (b'{"id":1,"method":"daemon.status","params":[1]}', "expected params as an object"),
         (b'{"id":1,"method":"__init__"}', 'fleetd has no method "__init__"'),
-        (b'{"id":1,"method":"daemon.status","params":{"x":1}}', "parameters: "),
+        (b'{"id":1,"method":"daemon.status","params":{"x":1}}', 'takes no parameters, found "x"'),
         (b'{"id":1,"method":"processes.apply","params":{"items":{}}}', "items: expected a list"),
         (b'{"id":1,"method":"processes.apply","params":{"items":[{"id":7}]}}', "expected NAME or ENVIRONMENT/NAME"),
         (
@@ -168,3 +168,30 @@ def test_no_fleetd_is_one_sentence(state_dir: Path) -> None:
     dead.close()
     with pytest.raises(Unavailable, match="fleetd is not running: nothing listens"):
         Client(state_dir).call("daemon.status")
+
+
+@pytest.mark.parametrize(
+    ("request_line", "sentence"),
+    [
+        ('{"id": 1, "method": "processes.list", "params": {"environmnt": "x"}}', 'did you mean "environment"'),
+        ('{"id": 1, "method": "processes.inspect"}', 'processes.inspect: expected "id", found nothing'),
+        ('{"id": 1, "method": "processes.inspect", "params": {"id": [1]}}', "id: expected str, found list"),
+        ('{"id": 1, "method": "environments.status", "params": {"path": 5}}', "path: expected str"),
+        ('{"id": 1, "method": "processes.stop", "params": {"ids": [], "wait": "no"}}', "wait: expected bool"),
+        ("[" * 200_000, "expected one JSON-RPC 2.0 request a line"),
+    ],
+)
+def test_wrong_parameters_are_told_in_one_sentence(fleet: Fleet, request_line: str, sentence: str) -> None:
+    (answer,) = raw(fleet, request_line.encode())
+    assert sentence in answer["error"]["message"]
+    assert "\n" not in answer["error"]["message"]
+    assert "Traceback" not in fleet.log()
+
+
+def test_a_client_that_asks_for_no_more_still_gets_its_answers(fleet: Fleet) -> None:
+    with connect(paths.socket(fleet.folder), 10) as link:
+        items = '[{"id": "p", "command": "sleep 1000"}]'
+        link.sendall(b'{"id": 1, "method": "processes.apply", "params": {"items": %s}}\n' % items.encode())
+        link.shutdown(socket.SHUT_WR)
+        answer = json.loads(link.makefile().readline())
+    assert answer["result"]["processes"][0]["status"] == "running"

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import stat
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -98,7 +100,27 @@ class Output:
 
 
 def log_file(spec: ProcessSpec, project_dir: str, state_folder: Path) -> Path:
-    """Return where the log of a process lies: in its project, or in the state folder."""
-    if project_dir:
-        return Path(project_dir) / ".runcept" / "logs" / f"{spec.name}.log"
+    """Return where the log of a process lies: in its project, or in the state folder.
+
+    root writes in no project that somebody else could turn elsewhere by a link.
+    """
+    folder = Path(project_dir) / ".runcept" / "logs"
+    if project_dir and (os.geteuid() != 0 or belongs_to_root(folder)):
+        return folder / f"{spec.name}.log"
     return paths.logs(state_folder) / f"{quote(spec.id, safe='')}.log"
+
+
+def belongs_to_root(folder: Path) -> bool:
+    """Tell whether nobody but root can change where a path leads. What is not there yet will be root's."""
+    for place in (folder, *folder.parents):
+        try:
+            found = place.lstat()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+        others = 0o022 if found.st_gid else 0o002
+        shared = found.st_mode & others and not found.st_mode & stat.S_ISVTX
+        if found.st_uid != 0 or shared or not stat.S_ISDIR(found.st_mode):
+            return False
+    return True

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet_core.environments import FILE_NAME, Environment, environment
-from fleet_core.errors import FleetError, InvalidInput, NotFound, Unavailable
+from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable
 from fleet_core.settings import Settings, settings
 from fleet_core.templates import Template
 
@@ -53,10 +53,19 @@ def find(path: str | os.PathLike[str]) -> Path:
             raise NotFound(f"project {start}: no such file or folder")
         for folder in (start, *start.parents):
             if (folder / FILE_NAME).is_file():
+                if folder != start:
+                    _refuse_strangers(folder / FILE_NAME, start)
                 return folder / FILE_NAME
     except OSError as error:
         raise Unavailable(f"project {start}: {error.strerror}") from error
     raise NotFound(f"no {FILE_NAME} in {start} or above it")
+
+
+def _refuse_strangers(file: Path, start: Path) -> None:
+    """Raise Conflict for a file that somebody else left above a folder, say in /tmp, for others to run."""
+    owner = file.stat().st_uid
+    if owner not in (0, os.geteuid(), start.stat().st_uid):
+        raise Conflict(f"project {start}: {file} above it belongs to user {owner}; name that file if you trust it")
 
 
 def load(

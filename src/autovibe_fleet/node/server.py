@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
 import socket
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from fleet_core.errors import FleetError, InvalidInput, Unavailable
+from fleet_core.names import check_keys, describe
 from fleet_node.client import ShortPath
 
 LONGEST_MESSAGE = 64 * 1024 * 1024
 _QUEUE = 10_000
+_AT_ONCE = 256  # requests of one connection that are worked on
 
 Method = Callable[..., Awaitable[Any]]
 
@@ -36,7 +39,7 @@ class Server:
         self._methods = methods
         self._complain = complain
         self._server: asyncio.AbstractServer | None = None
-        self._subscribers: set[asyncio.Queue[bytes]] = set()
+        self._subscribers: dict[asyncio.Queue[bytes], asyncio.StreamWriter] = {}
         self._connections: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
@@ -73,7 +76,7 @@ class Server:
             try:
                 queue.put_nowait(line)
             except asyncio.QueueFull:
-                self._subscribers.discard(queue)
+                self._subscribers.pop(queue).transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -94,27 +97,33 @@ class Server:
                 except ValueError:
                     await queue.put(_error(None, InvalidInput(f"a message may be {LONGEST_MESSAGE} bytes long")))
                     return
-                if not line:
+                if not line:  # it asks for no more, but may wait for its answers
+                    left: set[asyncio.Task[None]] = set(running)
+                    while left and not sender.done():
+                        _done, left = await asyncio.wait({*left, sender}, return_when=asyncio.FIRST_COMPLETED)
+                        left.discard(sender)
                     return
-                job = asyncio.create_task(self._answer(line, queue))
+                job = asyncio.create_task(self._answer(line, queue, writer))
                 running.add(job)
                 job.add_done_callback(running.discard)
+                if len(running) >= _AT_ONCE:
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.sleep(0)  # for what takes the ended ones out
         except (ConnectionError, asyncio.CancelledError):
             return
         finally:
-            self._subscribers.discard(queue)
+            self._subscribers.pop(queue, None)
             self._connections.discard(task)
-            if not running:
-                await _drained(queue)
+            await _drained(queue)
             sender.cancel()
             writer.close()
 
-    async def _answer(self, line: bytes, queue: asyncio.Queue[bytes]) -> None:
+    async def _answer(self, line: bytes, queue: asyncio.Queue[bytes], writer: asyncio.StreamWriter) -> None:
         number: Any = None
         try:
             number, method, params = _request(line)
             if method == "events.subscribe":
-                self._subscribers.add(queue)
+                self._subscribers[queue] = writer
                 result: Any = {}
             else:
                 function = self._methods.get(method)
@@ -123,15 +132,12 @@ class Server:
                         _line(number, error={"code": -32601, "message": f'fleetd has no method "{method}"'})
                     )
                     return
+                _check_params(method, function, params)
                 result = await function(**params)
             if number is not None:
                 await queue.put(_line(number, result=result))
         except FleetError as error:
             await queue.put(_error(number, error))
-        except TypeError as error:
-            if "argument" not in str(error) or error.__traceback__ is None or error.__traceback__.tb_next is not None:
-                self._complain(f"request failed: {error}", error)
-            await queue.put(_error(number, InvalidInput(f"parameters: {error}")))
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -140,10 +146,27 @@ class Server:
             await queue.put(_error(number, sentence))
 
 
+_KINDS = {"str": (str,), "bool": (bool,), "str | None": (str, type(None))}
+
+
+def _check_params(name: str, function: Method, params: dict[str, Any]) -> None:
+    """Raise InvalidInput for a parameter that the method does not have, must have, or that is of another type."""
+    known = inspect.signature(function).parameters
+    if params and not known:
+        raise InvalidInput(f'{name}: takes no parameters, found "{next(iter(params))}"')
+    check_keys(name, params, known)
+    for key, parameter in known.items():
+        if key not in params:
+            if parameter.default is inspect.Parameter.empty:
+                raise InvalidInput(f'{name}: expected "{key}", found nothing')
+        elif not isinstance(params[key], _KINDS.get(str(parameter.annotation), (object,))):
+            raise InvalidInput(f"{name}: {key}: expected {parameter.annotation}, found {describe(params[key])}")
+
+
 def _request(line: bytes) -> tuple[Any, str, dict[str, Any]]:
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidInput("expected one JSON-RPC 2.0 request a line, found something else") from None
     if not isinstance(message, dict) or not isinstance(message.get("method"), str):
         raise InvalidInput("expected a JSON-RPC 2.0 request with a method")
