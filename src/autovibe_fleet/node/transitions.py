@@ -26,6 +26,7 @@ from .records import Records
 
 SETTLE = 0.2  # seconds that a process without any check must live before its start counts as done
 STEADY = 10.0  # seconds of life after which a crash begins a new row of restarts
+TURN = 20  # processes launched before fleetd gets to do something else
 CRASHES = 3  # crashes in a row after which a waiting caller is told
 
 
@@ -140,7 +141,7 @@ class Transitions:
                 m.spawning = True
                 batch.append(m)
         if batch:
-            self._task(self._launch(batch))
+            self._task(self._launch_by_turns(batch))
 
     def _gate(self, m: Managed) -> tuple[str, str]:
         """Return what the process waits for and what has failed for good, each empty if nothing."""
@@ -167,9 +168,20 @@ class Transitions:
             return f'"{needed.process}" to be {needed.condition}', ""
         return "", ""
 
+    async def _launch_by_turns(self, batch: Sequence[Managed]) -> None:
+        """Launch a few at a time, so that others are answered in between; a supervisor in a thread gets all at once."""
+        size = len(batch) if self.supervisor.blocking else TURN
+        for begin in range(0, len(batch), size):
+            await self._launch(batch[begin : begin + size])
+            await asyncio.sleep(0)
+
     async def _launch(self, batch: Sequence[Managed]) -> None:
         jobs = []
         for m in batch:
+            if m.status.state == life.STOPPING:  # while it waited for its turn
+                m.spawning = False
+                self._event(m, life.GONE, ended=time.time())
+                continue
             try:
                 jobs.append(self._render(m))
                 self.output.add(m.spec, self.projects.get(m.spec.environment, ""))
