@@ -33,7 +33,10 @@ def state_dir(given: str | os.PathLike[str] | None = None, environ: Mapping[str,
 
 
 def make_private(folder: Path) -> Path:
-    """Create a folder that only its owner can enter (0700), with its parents. Raises StateDamaged when that fails."""
+    """Create a folder that only its owner can enter (0700), with its parents. Raises StateDamaged when that fails.
+
+    A folder such as /tmp, which is not the fleet's to close, is refused.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
@@ -41,6 +44,8 @@ def make_private(folder: Path) -> Path:
             raise StateDamaged(
                 f"state folder {folder}: expected one of user {os.geteuid()}, found one of user {status.st_uid}"
             )
+        if status.st_mode & 0o002 or folder in (Path("/"), Path(os.path.expanduser("~"))):
+            raise StateDamaged(f"state folder {folder}: expected a folder of the fleet's own, found one of others too")
         if status.st_mode & 0o077:
             folder.chmod(0o700)
     except OSError as error:

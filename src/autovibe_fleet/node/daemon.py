@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet_core import lifecycle
-from fleet_core.errors import Conflict, FleetError, InvalidInput
+from fleet_core.errors import Conflict, FleetError, InvalidInput, StateDamaged
 from fleet_node import paths
 from fleet_node.native import Native
 from fleet_node.store import Store
@@ -48,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         folder = paths.make_private(paths.state_dir(options.state_dir))
+        if folder.stat().st_uid != os.geteuid():  # its owner could have put links there
+            raise StateDamaged(f"state folder {folder}: expected one of user {os.geteuid()}, who runs fleetd")
         with hold(paths.lock(folder)):
             asyncio.run(serve(folder, options.driver, options.scope))
     except FleetError as error:
