@@ -174,6 +174,21 @@ def test_limits_hold(fleet: Fleet, folder: Path) -> None:
     assert found["nice"] >= 5
 
 
+@pytest.mark.skipif(DRIVER != "systemd", reason="limits of cgroups are systemd's")
+def test_limits_reach_systemd(fleet: Fleet) -> None:
+    limits = {"memory": "64M", "cpu": "150%", "processes": 20}
+    unit = fleet.start("web", SLEEP, limits=limits)["unit"]
+    names = ("MemoryMax", "CPUQuotaPerSecUSec", "TasksMax", "Slice")
+    words = ["systemctl", *(["--user"] if SCOPE == "user" else []), "show", f"--property={','.join(names)}", unit]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert sorted(shown) == [
+        "CPUQuotaPerSecUSec=1.500000s",
+        f"MemoryMax={64 << 20}",
+        "Slice=fleet.slice",
+        "TasksMax=20",
+    ]
+
+
 def test_a_shell_is_used_only_when_asked_for(fleet: Fleet, folder: Path) -> None:
     fleet.start("one", f"sh -c 'echo $0 > {folder}/one; exec sleep 1000' '$(echo no)'")
     fleet.start("two", f"echo $(echo yes) > {folder}/two; exec sleep 1000", shell=True)
