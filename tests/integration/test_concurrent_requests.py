@@ -71,11 +71,11 @@ def hammer(folder: Path, strangers: list[int], end: float, faults: list[str]) ->
 
 
 def test_clients_that_disagree_leak_no_claim_and_no_process(fleet: Fleet) -> None:
-    strangers = [subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in range(3)]
+    strangers = [subprocess.Popen(["sleep", "1000"], start_new_session=True) for _turn in range(3)]
     faults: list[str] = []
     end = time.monotonic() + SECONDS
     pids = [child.pid for child in strangers]
-    threads = [threading.Thread(target=hammer, args=(fleet.folder, pids, end, faults)) for _ in range(8)]
+    threads = [threading.Thread(target=hammer, args=(fleet.folder, pids, end, faults)) for _turn in range(8)]
     try:
         for thread in threads:
             thread.start()
