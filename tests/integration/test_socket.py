@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,3 +196,17 @@ def test_a_client_that_asks_for_no_more_still_gets_its_answers(fleet: Fleet) -> 
         link.shutdown(socket.SHUT_WR)
         answer = json.loads(link.makefile().readline())
     assert answer["result"]["processes"][0]["status"] == "running"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_state_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs -o ro,mode=700 none "$1" && exec "$2" -m autovibe_fleet.node.daemon --state-dir "$1"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path), sys.executable],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 8
+    assert done.stderr == f"fleetd: state folder {tmp_path}: fleetd.lock cannot be written: Read-only file system\n"

@@ -69,9 +69,8 @@ def start_order(graph: Mapping[str, Sequence[str]]) -> list[str]:
                 stack.append((name, position + 1))
                 needed = graph[name][position]
                 if needed not in graph:
-                    raise InvalidInput(
-                        f'process "{name}": depends on "{needed}", which does not exist{nearest(needed, [other for other in graph if other != name])}'
-                    )
+                    hint = nearest(needed, [other for other in graph if other != name])
+                    raise InvalidInput(f'process "{name}": depends on "{needed}", which does not exist{hint}')
                 if state.get(needed) == 1:
                     circle = " -> ".join((*path[path.index(needed) :], needed))
                     raise InvalidInput(f"processes depend on each other in a cycle: {circle}")

@@ -33,7 +33,7 @@ else:
         from fleet_core.process_status import ProcessStatus
         from fleet_core.processes import Limits, ProcessSpec
 
-from . import procfs
+from . import paths, procfs
 from .supervisor import Job, Observation, Outcome
 
 # Variables of fleetd's own service that mean nothing, or the wrong thing, in its children.
@@ -78,7 +78,7 @@ class Native:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pause = _FIRST_POLL
-        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        paths.make_private(spool)
 
     def listen(self, changed: Callable[[Sequence[str]], None]) -> None:
         """Watch children through SIGCHLD. Must be called inside the running event loop."""

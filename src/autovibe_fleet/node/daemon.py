@@ -67,7 +67,10 @@ def hold(path: Path) -> Any:
     Children close the lock when they are executed, not before. So whoever gets the lock after a killed fleetd can be
     sure that everything which that one has forked carries its FLEET_LAUNCH token by now.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateDamaged(f"state folder {path.parent}: {path.name} cannot be written: {error.strerror}") from error
     try:
         deadline = time.monotonic() + 2.0
         while True:

@@ -57,7 +57,10 @@ class Engine(Transitions):
         observed = await self._call(self.supervisor.observe, known) if known else {}
         for ident, seen in observed.items():
             if self.processes[ident].status is known[ident]:  # else the supervisor has told of it by now
-                self._recover(self.processes[ident], seen)
+                try:
+                    self._recover(self.processes[ident], seen)
+                except FleetError as error:  # one that cannot be taken up must not keep fleetd from the others
+                    self.output.complain(f'process "{ident}": {error}', error)
         stale = [claim for claim in self.store.claims() if claim.owner in self.processes]
         for claim in stale:
             if self.processes[claim.owner].status.state in (life.STOPPED, life.ERROR):
