@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .errors import Conflict, Exhausted, InvalidInput, NotFound
 from .names import check_keys, describe, nearest
 from .resource_types import ResourceType
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """One value held by one owner. name: the owner's word for it, by default the type."""
 
     type: str
@@ -107,23 +107,27 @@ def allocate(requests: Iterable[Request], view: View, free: Mapping[tuple[str, s
     kept: list[Claim] = []
     waiting: dict[str, int] = {}
     kinds: dict[tuple[str, str], str] = {}
-    for asked in requests:
-        if kinds.setdefault((asked.owner, asked.name), asked.type) != asked.type:
-            raise _twice(asked, f"a {kinds[(asked.owner, asked.name)]}")
-        own = held.get((asked.owner, asked.name))
+    places = [(asked.owner, asked.name) for asked in requests]
+    for asked, place in zip(requests, places):
+        if kinds.setdefault(place, asked.type) != asked.type:
+            raise _twice(asked, f"a {kinds[place]}")
+        own = held.get(place)
         if not asked.value and (own is None or own.type != asked.type):
-            if asked.type not in waiting:
-                waiting[asked.type] = _SPARE if type_named(view.types, asked.type).probe else 0
-            waiting[asked.type] += 1
+            waiting[asked.type] = waiting.get(asked.type, 0) + 1
+    for name, count in waiting.items():
+        # More values are probed than are asked for, lest a busy one cost a second round. A shell check has its price.
+        if type_named(view.types, name).probe:
+            waiting[name] = count + 16 + count // 8
+    repeated = len(kinds) < len(requests)
     stalled: set[str] = set()
     answered: set[tuple[str, str]] = set()
-    for asked in requests:
-        kind = type_named(view.types, asked.type)
+    for asked, place in zip(requests, places):
+        kind = view.types.get(asked.type) or type_named(view.types, asked.type)
         value = kind.validate_value(asked.value) if asked.value else ""
-        place = (asked.owner, asked.name)
         own = held.get(place)
-        again = place in answered
-        answered.add(place)
+        again = repeated and place in answered
+        if repeated:
+            answered.add(place)
         if own is not None and own.type == asked.type and value in ("", own.value):
             if not again:
                 kept.append(own)
@@ -160,10 +164,6 @@ def allocate(requests: Iterable[Request], view: View, free: Mapping[tuple[str, s
 def _twice(asked: Request, first: str) -> InvalidInput:
     second = f"{asked.type}:{asked.value}" if asked.value else f"a {asked.type}"
     return InvalidInput(f'"{asked.owner}" asks twice for "{asked.name}": for {first} and for {second}')
-
-
-# So many more values are probed than are asked for, lest a busy one cost a second round. A shell check has its price.
-_SPARE = 16
 
 
 def _usable(

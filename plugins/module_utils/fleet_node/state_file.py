@@ -14,7 +14,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
@@ -436,7 +436,7 @@ def _claims(
         if holder is not None:
             continue
         if (claim.owner, claim.name) in names:  # vp knows owner and value only: two of a type need names of their own
-            claim = replace(claim, name=f"{claim.name}-{claim.value}")
+            claim = claim._replace(name=f"{claim.name}-{claim.value}")
         names.add((claim.owner, claim.name))
         held[(types[claim.type].space, claim.value)] = claim
         found.append(claim)
