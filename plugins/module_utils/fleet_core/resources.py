@@ -145,7 +145,7 @@ def allocate(requests: Iterable[Request], view: View, free: Mapping[tuple[str, s
         elif asked.preferred and _usable(kind, asked.preferred, taken, free) is not False:
             chosen = _checked(kind, asked.preferred, free, unknown)
         elif kind.counter:
-            chosen = _next_free(kind, counters, taken, free, unknown, waiting[kind.name])
+            chosen = _next_free(kind, counters, taken, free, unknown, waiting.get(kind.name, 1))
             if chosen is None:
                 stalled.add(kind.name)
         else:

@@ -55,7 +55,7 @@ def restart_policy(where: str, data: object) -> RestartPolicy:
     }
     try:
         jitter = float(given["jitter"] if given.get("jitter") is not None else default.jitter)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         jitter = -1.0
     if not 0 <= jitter <= 1:
         raise InvalidInput(f"{where}: expected a jitter from 0 to 1, found {given.get('jitter')!r}")

@@ -237,6 +237,11 @@ def test_a_range_is_exhausted_exactly_when_too_little_is_free(
         assert set(got) <= left
 
 
+def test_a_name_asked_for_twice_is_answered_once_when_its_old_value_is_given_back() -> None:
+    found = settle([ask("port:12"), ask("port")], claims("a port:11"))
+    assert (values(found), [str(claim) for claim in found.released]) == (["port:12"], ["port:11"])
+
+
 class Claims(RuleBasedStateMachine):
     """Owners claim and release at random while ports come and go; a dictionary of values is the model."""
 

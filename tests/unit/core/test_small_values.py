@@ -237,6 +237,11 @@ def test_delays_double_up_to_the_longest() -> None:
     assert delay_before(policy, 10**9, 1.0) == 10.0
 
 
+def test_a_jitter_beyond_all_numbers_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="expected a jitter from 0 to 1"):
+        restart_policy("restart", {"jitter": 10**400})
+
+
 @given(st.integers(1, 60), st.floats(0, 1), st.floats(0, 1))
 def test_a_delay_lies_within_its_jitter(attempt: int, chance: float, jitter: float) -> None:
     policy = RestartPolicy(jitter=jitter)
