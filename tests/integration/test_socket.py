@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,14 @@ def test_a_state_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -
     )
     assert done.returncode == 8
     assert done.stderr == f"fleetd: state folder {tmp_path}: fleetd.lock cannot be written: Read-only file system\n"
+
+
+def test_processes_hear_signals_that_fleetd_was_started_to_ignore(state_dir: Path) -> None:
+    with running(state_dir) as fleet:
+        fleet.end()
+        fleet.up(prefix=("sh", "-c", "trap '' INT QUIT HUP; exec \"$@\"", "sh"))
+        for name in ("SIGINT", "SIGQUIT", "SIGHUP"):
+            fleet.start(name, "sleep 600", stop_signal=name, stop_timeout=30)
+            begun = time.monotonic()
+            fleet.stop(name)
+            assert time.monotonic() - begun < 10

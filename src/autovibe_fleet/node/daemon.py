@@ -122,6 +122,8 @@ async def serve(folder: Path, driver: str, scope: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:  # as for whatever a shell starts with &
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # processes would inherit it, and not hear a stop signal
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # SIG_IGN would be inherited by every process
     store = Store(folder, check=True)
     if store.kept_aside is not None:
