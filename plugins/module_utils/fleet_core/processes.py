@@ -18,7 +18,7 @@ from .restarts import RestartPolicy, restart_policy
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGKILL")
 _SECRET = re.compile(
-    r"secret|token|passw|passphrase|credential|private|api_?key|_key$|^key$|authori[sz]ation", re.IGNORECASE
+    r"secret|token|passw|passphrase|credential|private|api_?key|_key$|^key$|^auth$|authori[sz]ation", re.IGNORECASE
 )
 _URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@'\"]*:)(?!\$\{)[^\s/@'\"]+@", re.IGNORECASE)
 _SHORTEST_SECRET = 4  # a shorter one would blank half of every sentence
