@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fleet_core.errors import FleetError, Unavailable
+from fleet_core.errors import FleetError, NotFound, Unavailable
 from fleet_node import logs
 from fleet_node.client import Client
 from fleet_node.store import Store
@@ -136,7 +136,10 @@ class Fleet:
         last: dict[str, Any] = {}
 
         def reached() -> dict[str, Any] | None:
-            last.update(self.get(ident))
+            try:
+                last.update(self.get(ident))
+            except NotFound:  # not yet
+                return None
             fits = last["status"] in states and all(last[key] == value for key, value in values.items())
             return dict(last) if fits else None
 
