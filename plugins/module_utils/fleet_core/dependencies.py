@@ -81,16 +81,3 @@ def start_order(graph: Mapping[str, Sequence[str]]) -> list[str]:
                 path.pop()
                 order.append(name)
     return order
-
-
-def dependents(graph: Mapping[str, Sequence[str]], name: str) -> list[str]:
-    """Return all that depend on name, directly or not, the furthest first (the order to stop them in)."""
-    reverse = {key: [other for other, needs in graph.items() if key in needs] for key in graph}
-    reached: dict[str, None] = {}
-    waiting = [name]
-    while waiting:
-        for other in reverse.get(waiting.pop(), []):
-            if other not in reached:
-                reached[other] = None
-                waiting.append(other)
-    return [item for item in reversed(start_order(graph)) if item in reached]

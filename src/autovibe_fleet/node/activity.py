@@ -116,11 +116,6 @@ def idle(last_activity: float, now: float) -> float:
     return max(0.0, now - last_activity)
 
 
-def remaining(limit: float, last_activity: float, now: float) -> float | None:
-    """Return seconds until the inactivity limit is reached, 0 when it is; None for limit 0, which never is."""
-    return max(0.0, limit - idle(last_activity, now)) if limit > 0 else None
-
-
 def _pids() -> Iterator[int]:
     try:
         names = os.listdir("/proc")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fleet_core import errors
 from fleet_core.changes import Change, change_from_dict, difference
-from fleet_core.dependencies import Dependency, dependencies, dependents, start_order
+from fleet_core.dependencies import Dependency, dependencies, start_order
 from fleet_core.errors import FleetError, InvalidInput, from_code
 from fleet_core.health import HealthCheck, HttpTarget, health_check, parse_url
 from fleet_core.names import as_bool, as_int, as_text, check_keys, check_name, check_process_id, describe, nearest
@@ -311,14 +311,6 @@ def test_impossible_orders(graph: dict[str, list[str]], message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         start_order(graph)
     assert str(caught.value).endswith(message)
-
-
-def test_who_depends_on_a_process_the_furthest_first() -> None:
-    graph = {"db": [], "api": ["db"], "web": ["api"], "worker": ["db"], "other": []}
-    found = dependents(graph, "db")
-    assert set(found) == {"api", "web", "worker"}
-    assert found.index("web") < found.index("api")
-    assert dependents(graph, "web") == []
 
 
 @given(

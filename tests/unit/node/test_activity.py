@@ -115,11 +115,3 @@ def test_parents_and_sockets_of_this_process() -> None:
     assert activity.parents()[os.getpid()] == os.getppid()
     with listening() as server:
         assert os.stat(server.fileno()).st_ino in activity.socket_inodes([os.getpid(), 10**9])
-
-
-@pytest.mark.parametrize(
-    ("limit", "last", "now", "left"),
-    [(60, 100, 130, 30), (60, 100, 160, 0), (60, 100, 1000, 0), (60, 100, 50, 60), (0, 100, 1000, None)],
-)
-def test_the_time_that_remains(limit: float, last: float, now: float, left: float | None) -> None:
-    assert activity.remaining(limit, last, now) == left
