@@ -17,6 +17,7 @@ else:
         from fleet_core.errors import StateDamaged
 
 SYSTEM_STATE = "/var/lib/autovibe"
+DATABASE = "fleet.db"
 
 
 def state_dir(given: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None) -> Path:
@@ -55,7 +56,7 @@ def make_private(folder: Path) -> Path:
 
 def database(folder: Path) -> Path:
     """Return the path of the SQLite store."""
-    return folder / "fleet.db"
+    return folder / DATABASE
 
 
 def socket(folder: Path) -> Path:
