@@ -17,7 +17,9 @@ else:
         from fleet_core.errors import StateDamaged
 
 SYSTEM_STATE = "/var/lib/autovibe"
+SYSTEM_RUNNERS = "/opt/autovibe/runners"
 DATABASE = "fleet.db"
+AGENTS_DATABASE = "agents.db"
 
 
 def state_dir(given: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None) -> Path:
@@ -82,3 +84,22 @@ def logs(folder: Path) -> Path:
 def spool(folder: Path) -> Path:
     """Return the folder where running processes write before their lines reach the logs."""
     return folder / "spool"
+
+
+def runners_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder whose bin/ holds the agents' command lines.
+
+    That is $FLEET_RUNNERS_DIR, /opt/autovibe/runners for root, or autovibe/runners in the XDG data folder.
+    """
+    environ = os.environ if environ is None else environ
+    if environ.get("FLEET_RUNNERS_DIR"):
+        return Path(os.path.abspath(os.path.expanduser(environ["FLEET_RUNNERS_DIR"])))
+    if os.geteuid() == 0:
+        return Path(SYSTEM_RUNNERS)
+    base = environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    return Path(base) / "autovibe" / "runners"
+
+
+def agents(folder: Path) -> Path:
+    """Return the folder where each agent has a folder with the records of its runs."""
+    return folder / "agents"
