@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an adapter of a coding tool must offer, and what readers of JSON lines have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ..runner_events import Event, Invocation, Outcome, Turn, cut
+
+
+class Runner(Protocol):
+    """A coding tool. steers: it can take messages while it works. resumes: it can go on with an earlier session."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def steers(self) -> bool: ...
+
+    @property
+    def resumes(self) -> bool: ...
+
+    def invocation(self, turn: Turn) -> Invocation:
+        """Return how to run the tool; the prompt goes by standard input or a file wherever the tool can."""
+
+    def reader(self, turn: Turn) -> Reader:
+        """Return what understands the output of one run of the tool."""
+
+
+class Reader(Protocol):
+    """Understands the standard output of one run, line by line."""
+
+    @property
+    def steers(self) -> bool:
+        """Whether this run takes messages."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether the turn is over and every message was answered: standard input may be closed."""
+
+    def feed(self, line: str) -> list[Event]:
+        """Return what one line of output tells. Never raises, whatever the line holds."""
+
+    def message(self, text: str, ident: int) -> str:
+        """Return the line of standard input that carries an injected message; it counts as unanswered from now on."""
+
+    def finish(self, exit_code: int | None, stderr: str, reason: str = "") -> Outcome:
+        """Return how the run ended. exit_code: None when it was killed or never began.
+
+        reason: the caller's own, when it ended the run itself: timeout, interrupted or not_found.
+        """
+
+
+def json_line(line: str) -> Mapping[str, Any] | None:
+    """Return the object that a line holds, or None if it holds something else."""
+    line = line.strip()
+    if not line.startswith("{"):
+        return None
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return the value if it is a mapping, else an empty one: output of tools is not to be trusted."""
+    return value if isinstance(value, dict) else {}
+
+
+def sequence(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def number(value: Any) -> int:
+    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e18 else 0
+
+
+def plain(value: Any) -> str:
+    """Return text of any value, cut to what an event may hold."""
+    return cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def last_line(text: str) -> str:
+    """Return the last line that says something, 500 characters at most."""
+    return next((line.strip()[:500] for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def ended_by_caller(name: str, reason: str, stderr: str) -> str:
+    """Return the sentence for a run that the caller ended."""
+    if reason == "timeout":
+        return f"{name}: did not end within its time and was killed"
+    if reason == "interrupted":
+        return f"{name}: was interrupted"
+    return last_line(stderr) or f"{name}: {reason}"
+
+
+def failure(name: str, exit_code: int | None, stderr: str) -> str:
+    """Return the sentence for a run that failed by itself."""
+    how = "was killed" if exit_code is None else f"exit code {exit_code}"
+    if exit_code is not None and exit_code < 0:
+        how = f"ended by signal {-exit_code}"
+    said = last_line(stderr)
+    return f"{name}: {how}" + (f": {said}" if said else "")
