@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +80,16 @@ class Connection:
         """Ask for events from now on; filters as events.subscribe takes them."""
         await self.call("events.subscribe", **filters)
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield every event that has come since subscribe. Ends with Unavailable when fleetd does."""
-        while True:
-            event = await self._events.get()
-            if event is None:
-                raise Unavailable(self._ended)
-            yield event
+    async def event(self, timeout: float | None = None) -> dict[str, Any] | None:
+        """Return the next event since subscribe, or None when there is none in time. Raises Unavailable at the end."""
+        try:
+            event = await asyncio.wait_for(self._events.get(), timeout)
+        except asyncio.TimeoutError:
+            return None
+        if event is None:
+            self._events.put_nowait(None)  # for whoever asks next
+            raise Unavailable(self._ended)
+        return event
 
     async def _listen(self) -> None:
         reason = f"fleetd on {paths.socket(self._folder)}: ended while it was asked"

@@ -42,6 +42,9 @@ PANELS: dict[str, dict[str, str]] = {
         "resource-type": "resource_types:app",
         "resources": "resources:app",
     },
+    "Agents": {
+        "mcp": "mcp:app",
+    },
     "This host": {
         "daemon": "daemon_commands:app",
         "state": "state:app",
