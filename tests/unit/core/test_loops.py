@@ -16,7 +16,6 @@ from fleet_core import agent_runs
 from fleet_core.agent_runs import (
     Attempt,
     Finish,
-    Message,
     Prompt,
     RunState,
     Verify,
