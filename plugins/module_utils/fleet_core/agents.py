@@ -24,7 +24,7 @@ from .agent_settings import (
     Workspace,
 )
 from .errors import InvalidInput, NotFound
-from .names import VARIABLE, as_int, check_keys, check_name, describe, nearest
+from .names import as_int, check_keys, check_name, describe, nearest
 
 __all__ = [
     "RUNNERS",
@@ -55,6 +55,7 @@ _STEP_KEYS = {
     "map": ("map", "label", "arguments", "over", "items"),
     "loop": ("loop", "label", "arguments", "times"),
 }
+_METHOD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,199}")
 _LABEL_LENGTH = 200
 
 
@@ -105,6 +106,7 @@ class AgentDefinition:
 
     session: "resume" lets the iterations of a loop go on in one session of the runner, "fresh" begins each anew.
     env_files: files of NAME=value lines, read when a run starts, for values that must not be stored.
+    legacy_form: the S-expression it came with, where that says more than the steps do (agent_forms).
     """
 
     name: str
@@ -126,6 +128,7 @@ class AgentDefinition:
     env: Mapping[str, str] = field(default_factory=dict)
     env_files: tuple[str, ...] = ()
     schedule: Schedule = field(default_factory=Schedule)
+    legacy_form: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that agent_definition reads back to an equal value; defaults are left out."""
@@ -268,16 +271,25 @@ def _definition(data: object, folder: str, shared: Mapping[str, Method]) -> Agen
             for path in settings.texts(f"{where}: env_files", given.get("env_files"))
         ),
         schedule=settings.schedule(f"{where}: schedule", given.get("schedule")),
+        legacy_form=_legacy_form(f"{where}: legacy_form", given.get("legacy_form"), name),
     )
     _check_steps(where, found, shared)
     return found
 
 
+def _legacy_form(where: str, value: object, name: str) -> str:
+    form = settings.text(where, value).strip()
+    if form and not form.startswith(f'(defagent "{name}"\n'):
+        raise InvalidInput(f'{where}: expected (defagent "{name}" …), found {describe(form)}')
+    return form
+
+
 def check_method_name(where: str, name: object) -> str:
     """Return the name of a method or a parameter."""
-    if not isinstance(name, str) or not VARIABLE.fullmatch(name) or len(name) > _LABEL_LENGTH:
+    if not isinstance(name, str) or not _METHOD.fullmatch(name):
         raise InvalidInput(
-            f"{where}: expected a name of a letter or '_', then letters, digits, '_' or '-', found {name!r}"
+            f"{where}: expected a name of letters, digits, '_' and '-', not with '-' at its beginning, "
+            f"found {describe(name)}"
         )
     return name
 

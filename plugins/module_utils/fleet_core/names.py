@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterable, Mapping
@@ -56,7 +57,10 @@ def describe(value: object) -> str:
     """Return a short description of a value's type and content for an error message."""
     if value is None:
         return "nothing"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes whole numbers of up to 4300 digits
+        text = "of too many digits"
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
@@ -65,7 +69,8 @@ def as_text(where: str, value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
+        with contextlib.suppress(ValueError):  # too many digits
+            return str(value)
     raise InvalidInput(f"{where}: expected text, found {describe(value)}")
 
 
