@@ -109,7 +109,7 @@ class Fleet:
         self.end(number)
         self.up()
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, /, **params: Any) -> Any:
         return self.client.call(method, **params)
 
     def apply(self, *items: Mapping[str, Any], state: str = "started", **params: Any) -> list[dict[str, Any]]:

@@ -79,6 +79,7 @@ _ITERATION = (
     "duration", "session", "usage", "cost", "result", "attempt_of", "token", "pid", "pid_started", "verification",
     "watchdog",
 )  # fmt: skip
+_SHORT = ("id", "number", "run", "item", "state", "error", "started", "finished", "duration")
 _ITERATION_JSON: Row = {"usage": {}, "verification": None, "watchdog": []}
 _ITERATION_FIELDS = frozenset(_ITERATION) - {"id", "number", "run", "agent", "duration"}
 _MESSAGE = ("id", "agent", "iteration", "time", "type", "content", "detail")
@@ -248,19 +249,18 @@ class AgentHistory(Database):
         return [_decoded(_ITERATION, row, _ITERATION_JSON) for row in rows]
 
     def steps(self, agents: Iterable[str] | None = None) -> dict[str, dict[str, Row]]:
-        """Return for each agent and step {iterations, last}: how many there were, and the row of the last one."""
+        """Return for each agent and step {iterations, last}: how many there were, and the last one in short."""
         names = None if agents is None else list(dict.fromkeys(agents))
-        query = "FROM steps JOIN iterations ON iterations.id = steps.last"
-        columns = ", ".join(f"iterations.{name}" for name in _ITERATION)
-        query = f"SELECT steps.iterations, {columns} {query}"
+        columns = ", ".join(f"iterations.{name}" for name in _SHORT)
+        query = f"SELECT steps.agent, steps.step, steps.iterations, {columns} FROM steps"
+        query += " JOIN iterations ON iterations.id = steps.last"
         if names is None:
             rows = self._rows(query)
         else:
             rows = [row for name in names for row in self._rows(f"{query} WHERE steps.agent = ?", (name,))]
         found: dict[str, dict[str, Row]] = {}
-        for count, *rest in rows:
-            last = _decoded(_ITERATION, rest, _ITERATION_JSON)
-            found.setdefault(last["agent"], {})[last["step"]] = {"iterations": count, "last": last}
+        for agent, step, count, *last in rows:
+            found.setdefault(agent, {})[step] = {"iterations": count, "last": dict(zip(_SHORT, last))}
         return found
 
     def statistics(self, agent: str, run: int | None = None, step: str | None = None) -> Row:

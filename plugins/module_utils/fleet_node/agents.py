@@ -12,15 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fleet_core.agent_forms import legacy_id
     from fleet_core.agents import AgentDefinition, agent_definition
     from fleet_core.errors import Conflict, InvalidInput, NotFound
     from fleet_core.names import nearest
 else:
     try:
+        from ..fleet_core.agent_forms import legacy_id
         from ..fleet_core.agents import AgentDefinition, agent_definition
         from ..fleet_core.errors import Conflict, InvalidInput, NotFound
         from ..fleet_core.names import nearest
     except ImportError:  # installed as a top-level package
+        from fleet_core.agent_forms import legacy_id
         from fleet_core.agents import AgentDefinition, agent_definition
         from fleet_core.errors import Conflict, InvalidInput, NotFound
         from fleet_core.names import nearest
@@ -127,7 +130,7 @@ class AgentStore(AgentHistory, Injections):
                 if before is not None and before["id"] == definition.id:
                     continue
                 number = before["revision"] + 1 if before else 1
-                facts = (definition.id, _legacy_id(definition))
+                facts = (definition.id, legacy_id(definition))
                 connection.execute(
                     "INSERT INTO revisions VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (name, number, *facts, now, origin, json.dumps(definition.to_dict(), ensure_ascii=False)),
@@ -157,7 +160,7 @@ class AgentStore(AgentHistory, Injections):
                 raise InvalidInput(f'agent "{name}": current revision: expected 1 to {len(revisions)}, found {current}')
             rows = [
                 (
-                    name, number, definition.id, _legacy_id(definition), moment, origin,
+                    name, number, definition.id, legacy_id(definition), moment, origin,
                     json.dumps(definition.to_dict(), ensure_ascii=False),
                 )
                 for number, (definition, moment, origin) in enumerate(revisions, 1)
@@ -210,7 +213,3 @@ def unknown(name: str, names: Iterable[str]) -> NotFound:
 def _check(what: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise InvalidInput(f'{what}: expected {", ".join(allowed)}, found "{value}"')
-
-
-def _legacy_id(definition: AgentDefinition) -> str:
-    return ""

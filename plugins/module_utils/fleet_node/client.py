@@ -49,7 +49,7 @@ class Client:
             self._socket = None
             self._buffer = b""
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, /, **params: Any) -> Any:
         """Return the result of a method. Raises the FleetError that fleetd answered, Unavailable or TimedOut."""
         extra = params.get("timeout")
         wait = self.timeout + (float(extra) if isinstance(extra, (int, float)) else 0.0)
@@ -67,7 +67,7 @@ class Client:
             raise from_code((error.get("data") or {}).get("code", ""), error.get("message", "fleetd gave an error"))
         return answer.get("result")
 
-    def stream(self, method: str, **params: Any) -> Iterator[dict[str, Any]]:
+    def stream(self, method: str, /, **params: Any) -> Iterator[dict[str, Any]]:
         """Subscribe now, and return the parameters of every notification from then on until the connection ends."""
         self.call(method, **params)
         return self._notifications()

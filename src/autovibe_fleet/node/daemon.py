@@ -22,11 +22,13 @@ from typing import Any
 from fleet_core import lifecycle
 from fleet_core.errors import Conflict, FleetError, InvalidInput, StateDamaged
 from fleet_node import paths
+from fleet_node.agents import AgentStore
 from fleet_node.native import Native
 from fleet_node.store import Store
 from fleet_node.supervisor import Supervisor
 
 from .. import __version__
+from .agents import Agents
 from .engine import Engine
 from .environments import Environments
 from .methods import Methods
@@ -126,19 +128,23 @@ async def serve(folder: Path, driver: str, scope: str) -> None:
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # processes would inherit it, and not hear a stop signal
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # SIG_IGN would be inherited by every process
     store = Store(folder, check=True)
-    if store.kept_aside is not None:
-        complain(f"the database was damaged; it is kept as {store.kept_aside}, and a new one was begun")
+    agent_store = AgentStore(folder, check=True)
+    for database in (store, agent_store):
+        if database.kept_aside is not None:
+            complain(f"the database was damaged; it is kept as {database.kept_aside}, and a new one was begun")
     supervisor = choose_supervisor(driver, scope, store, folder)
     output = Output(folder, supervisor, complain)
     engine = Engine(store, supervisor, output)
     environments = Environments(engine)
-    methods = Methods(engine, environments, ended.set)
+    agents = Agents(engine, agent_store, complain)
+    methods = Methods(engine, environments, agents, ended.set)
     server = Server(paths.socket(folder), dict(methods.table()), complain)
     engine.records.on_event.append(server.publish)
     try:
         await engine.load()
         output.open()
         await environments.load()
+        await agents.load()
         await server.open()
         gc.collect()
         gc.freeze()
@@ -146,6 +152,7 @@ async def serve(folder: Path, driver: str, scope: str) -> None:
         await ended.wait()
     finally:
         await server.close()
+        await agents.close()
         await environments.close()
         await engine.close()
         output.close()

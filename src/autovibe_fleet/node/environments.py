@@ -21,6 +21,7 @@ from .engine import Engine
 from .views import timestamp, views
 
 STATES = ("active", "inactive", "absent")
+RESERVED = "agents"  # the environment of the processes that carry the runs of agents
 _INTERRUPTED = "its activation was interrupted; activate it again"
 _ECHO = 1.0  # seconds after a health check in which a line of output is taken for its echo
 _LOOK = 15.0  # seconds at most between two looks at connections while an inactivity timeout runs
@@ -130,6 +131,8 @@ class Environments:
             found = project_files.load(path, self.engine.store.templates())
             known = self.records.get(found.name)
             file = str(project_files.find(path))
+            if found.name == RESERVED:
+                raise Conflict(f'environment "{found.name}": {file} uses a name that is kept for agents; rename it')
             if known is not None and known.path != file:
                 raise Conflict(
                     f'environment "{found.name}": {file} uses a name that {known.path} has; rename one of them'

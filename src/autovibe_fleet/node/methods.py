@@ -18,6 +18,8 @@ from fleet_core.quantities import parse_duration
 from fleet_node import procfs
 
 from .. import __version__
+from .agent_methods import AgentMethods, refuse_reserved
+from .agents import Agents
 from .engine import Engine
 from .environments import Environments
 from .views import timestamp, views
@@ -26,9 +28,10 @@ from .views import timestamp, views
 class Methods:
     """One object for all methods. A coroutine named processes_list answers processes.list."""
 
-    def __init__(self, engine: Engine, environments: Environments, stop: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, environments: Environments, agents: Agents, stop: Callable[[], None]) -> None:
         self.engine = engine
         self.environments = environments
+        self.agents = agents
         self.started = time.time()
         self._stop = stop
 
@@ -36,7 +39,8 @@ class Methods:
         """Return the methods by their JSON-RPC names."""
         groups = ("daemon_", "processes_", "environments_")
         names = [name for name in dir(self) if name.startswith(groups)]
-        return {name.replace("_", ".", 1): getattr(self, name) for name in names}
+        own = {name.replace("_", ".", 1): getattr(self, name) for name in names}
+        return {**own, **AgentMethods(self.agents).table()}
 
     # The daemon
 
@@ -54,6 +58,7 @@ class Methods:
             "python": sys.executable,
             "processes": states,
             "environments": len(self.environments.records),
+            "agents": await self.agents.states(),
             "memory": (procfs.facts([os.getpid()]).get(os.getpid()) or {}).get("memory", 0),
         }
 
@@ -67,6 +72,7 @@ class Methods:
     async def _stop_everything(self, timeout: float) -> list[str]:
         running = [m.id for m in self.engine.processes.values() if m.status.state not in (life.STOPPED, life.ERROR)]
         try:
+            await self.agents.stop_all(timeout)
             await self.environments.deactivate_all(timeout)
         finally:
             await self.engine.stop_all(timeout)
@@ -75,12 +81,14 @@ class Methods:
     # Processes
 
     async def processes_plan(self, items: Any, state: str = "started", again: bool = False) -> dict[str, Any]:
+        refuse_reserved(_items(items), state)
         return {"change": self.engine.plan(_items(items), state, again).to_dict()}
 
     async def processes_apply(
         self, items: Any, state: str = "started", wait: bool = True, timeout: Any = 120, again: bool = False
     ) -> dict[str, Any]:
         items = _items(items)
+        refuse_reserved(items, state)
         self._touch(item.get("id") for item in items)
         change, ids = await self.engine.apply(items, state, wait, _seconds(timeout), again)
         return {
@@ -128,6 +136,7 @@ class Methods:
         return {"found": _discovered(pid, port)}
 
     async def processes_adopt(self, id: str, pid: Any = None, port: Any = None) -> dict[str, Any]:
+        refuse_reserved([{"id": id}], "started")
         found = _discovered(pid, port)
         if len(found) > 1:
             parents = {item["pid"] for item in found}

@@ -103,6 +103,10 @@ class Records:
             "previous": previous,
             "message": message,
         }
+        self.tell(event)
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Tell every subscriber of an event. It has a time and a kind."""
         for listener in list(self.on_event):
             listener(event)
 

@@ -14,7 +14,8 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,69 @@ from fleet_node.client import ShortPath
 
 LONGEST_MESSAGE = 64 * 1024 * 1024
 _QUEUE = 10_000
+_BACKLOG = 16 * 1024 * 1024  # bytes of events that may wait for one subscriber
 _AT_ONCE = 256  # requests of one connection that are worked on
+KINDS = ("process", "environment", "agent", "run", "iteration", "message", "injection", "control")
 
 Method = Callable[..., Awaitable[Any]]
+
+
+class EventLine(bytes):
+    """One event as it is written."""
+
+
+class Outbox(asyncio.Queue[bytes]):
+    """What waits to be written to one client: answers, for which there is room, and events, which must fit in."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._waiting = 0  # bytes of events
+
+    def offer(self, line: EventLine) -> bool:
+        """Add an event, or return False when too many or too large ones wait."""
+        if self.full() or (self._waiting and self._waiting + len(line) > _BACKLOG):
+            return False
+        self.put_nowait(line)
+        return True
+
+    def _put(self, item: bytes) -> None:
+        self._waiting += len(item) if isinstance(item, EventLine) else 0
+        super()._put(item)
+
+    def _get(self) -> bytes:
+        item: bytes = super()._get()
+        self._waiting -= len(item) if isinstance(item, EventLine) else 0
+        return item
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """The events that one client asked for. kinds, agents: None stands for all of them."""
+
+    writer: asyncio.StreamWriter
+    kinds: frozenset[str] | None = None
+    agents: frozenset[str] | None = None
+
+    def wants(self, event: Mapping[str, Any]) -> bool:
+        """Tell whether an event is among them. One that is of no agent is not, where agents are named."""
+        if self.kinds is not None and event["kind"] not in self.kinds:
+            return False
+        return self.agents is None or event.get("agent") in self.agents
+
+
+def subscription(writer: asyncio.StreamWriter, params: Mapping[str, Any]) -> Subscription:
+    """Return what the parameters of events.subscribe ask for: kinds and agents, lists or nothing."""
+    check_keys("events.subscribe", params, ("kinds", "agents"))
+    found: dict[str, frozenset[str]] = {}
+    for key, given in params.items():
+        if given is None:
+            continue
+        if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+            raise InvalidInput(f"events.subscribe: {key}: expected a list of names, found {describe(given)}")
+        found[key] = frozenset(given)
+    for kind in sorted(found.get("kinds", frozenset()) - set(KINDS)):
+        raise InvalidInput(f'events.subscribe: kinds: expected {", ".join(KINDS)}, found "{kind}"')
+    return Subscription(writer, found.get("kinds"), found.get("agents"))
 
 
 class Server:
@@ -39,7 +100,7 @@ class Server:
         self._methods = methods
         self._complain = complain
         self._server: asyncio.AbstractServer | None = None
-        self._subscribers: dict[asyncio.Queue[bytes], asyncio.StreamWriter] = {}
+        self._subscribers: dict[Outbox, Subscription] = {}
         self._connections: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
@@ -68,21 +129,21 @@ class Server:
             self._path.unlink()
 
     def publish(self, event: dict[str, Any]) -> None:
-        """Send an event to every subscriber; one that does not read is cut off rather than waited for."""
-        if not self._subscribers:
-            return
-        line = json.dumps({"jsonrpc": "2.0", "method": "event", "params": event}).encode() + b"\n"
-        for queue in list(self._subscribers):
-            try:
-                queue.put_nowait(line)
-            except asyncio.QueueFull:
-                self._subscribers.pop(queue).transport.abort()
+        """Send an event to every subscriber that asked for it; one that does not read is cut off, not waited for."""
+        line = EventLine()
+        for queue, subscription in list(self._subscribers.items()):
+            if not subscription.wants(event):
+                continue
+            if not line:  # once for all of them
+                line = EventLine(_message(method="event", params=event))
+            if not queue.offer(line):
+                self._subscribers.pop(queue).writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        queue: asyncio.Queue[bytes] = asyncio.Queue(_QUEUE)
+        queue = Outbox(_QUEUE)
         running: set[asyncio.Task[None]] = set()
         sender = asyncio.create_task(_send(queue, writer))
         try:
@@ -118,12 +179,12 @@ class Server:
             sender.cancel()
             writer.close()
 
-    async def _answer(self, line: bytes, queue: asyncio.Queue[bytes], writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, line: bytes, queue: Outbox, writer: asyncio.StreamWriter) -> None:
         number: Any = None
         try:
             number, method, params = _request(line)
             if method == "events.subscribe":
-                self._subscribers[queue] = writer
+                self._subscribers[queue] = subscription(writer, params)
                 result: Any = {}
             else:
                 function = self._methods.get(method)
@@ -176,22 +237,26 @@ def _request(line: bytes) -> tuple[Any, str, dict[str, Any]]:
     return message.get("id"), message["method"], params
 
 
-async def _send(queue: asyncio.Queue[bytes], writer: asyncio.StreamWriter) -> None:
+async def _send(queue: Outbox, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(ConnectionError):
         while True:
             writer.write(await queue.get())
             await writer.drain()
 
 
-async def _drained(queue: asyncio.Queue[bytes]) -> None:
+async def _drained(queue: Outbox) -> None:
     for _turn in range(20):
         if queue.empty():
             return
         await asyncio.sleep(0.005)
 
 
+def _message(**content: Any) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", **content}).encode() + b"\n"
+
+
 def _line(number: Any, **content: Any) -> bytes:
-    return json.dumps({"jsonrpc": "2.0", "id": number, **content}).encode() + b"\n"
+    return _message(id=number, **content)
 
 
 def _error(number: Any, error: FleetError) -> bytes:

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs whose process is gone: what it could not write itself, because it was killed, is written for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+from fleet_node import procfs
+from fleet_node.agents import AgentStore
+
+TOKEN = "FLEET_ITERATION"  # the variable that all processes of an iteration carry
+
+
+def abandon(store: AgentStore, agent: str, reason: str) -> None:
+    """End the unfinished run of an agent as stopped, and whatever of its last iteration still runs.
+
+    For an agent whose run process does not run.
+    """
+    run = store.unfinished_run(agent)
+    if run is None:
+        return
+    running = [row for row in store.iterations(agent, run=run["id"], limit=1000) if row["state"] == "running"]
+    for row in running:
+        for pid in procfs.find_by_environment(TOKEN, row["token"]) if row["token"] else ():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+    with store.transaction():
+        for row in running:
+            store.end_iteration(row["id"], "interrupted", reason=reason)
+        store.update_run(run["id"], state="stopped", reason=reason)
