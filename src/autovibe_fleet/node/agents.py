@@ -8,7 +8,6 @@ fleetd's loop stays free. Requests on one agent take turns; all of a request is 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -197,6 +196,8 @@ class Agents:
         self.events.look(names)
 
     async def _remove(self, names: Sequence[str], deadline: float) -> None:
+        import shutil  # not before an agent is removed: fleetd stays small
+
         if not names:
             return
         await self._stop(names, deadline)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Modules that asyncio imports but fleetd may never use: they are loaded when one of their names is first asked for.
 
-They are those of TLS, a sixth of all the memory that fleetd would hold. A health check over https is what needs them.
+They are those of OpenSSL, a sixth of all the memory that fleetd would hold. A health check over https needs TLS, and
+an agent's id needs a hash.
 """
 
 from __future__ import annotations
@@ -25,5 +26,5 @@ class Later(ModuleType):
 
 # asyncio.sslproto takes names out of ssl when it is loaded, so it has to wait as well.
 if "asyncio" not in sys.modules:
-    for _name in ("ssl", "asyncio.sslproto"):
+    for _name in ("ssl", "asyncio.sslproto", "hashlib"):
         sys.modules.setdefault(_name, Later(_name))
