@@ -94,7 +94,7 @@ class _Door(ThreadingHTTPServer):
 class _Passage(BaseHTTPRequestHandler):
     server: _Door
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of http.server
         pass
 
     def do_POST(self) -> None:
