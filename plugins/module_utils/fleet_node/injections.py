@@ -88,6 +88,12 @@ class Injections(Database):
             values += list(states)
         return self._injections(f"{where} ORDER BY id LIMIT ?", [*values, limit])
 
+    def delivered_in(self, agent: str, iterations: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the injections of an agent that went into one of these iterations, in the order they came."""
+        marks = ",".join("?" * len(iterations))
+        where = f"WHERE agent = ? AND state = 'delivered' AND delivered_in IN ({marks}) ORDER BY id"
+        return self._injections(where, [agent, *iterations])
+
     def queued(self) -> dict[str, int]:
         """Return how many messages wait, for each agent that has some."""
         query = "SELECT agent, count(*) FROM injections WHERE state IN ('queued', 'sent') AND state = 'queued'"
