@@ -89,6 +89,94 @@ TEMPLATES: dict[str, Any] = {
     }
 }
 
+AGENTS: dict[str, Any] = {
+    "agents": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "name": {"type": "str", "required": True},
+            "runner": {
+                "type": "str",
+                "required": True,
+                "choices": ["claude", "codex", "opencode", "aider", "gemini", "qwen", "command"],
+            },
+            "description": {"type": "str"},
+            "model": {"type": "str"},
+            "command": {"type": "str"},
+            "options": {
+                "type": "dict",
+                "options": {
+                    "executable": {"type": "str"},
+                    "permission_mode": {"type": "str"},
+                    "system_prompt": {"type": "str"},
+                    "arguments": {"type": "list", "elements": "str"},
+                    "config": {"type": "dict"},
+                },
+            },
+            "session": {"type": "str", "choices": ["fresh", "resume"]},
+            "methods": {"type": "dict"},
+            "pipeline": {
+                "type": "list",
+                "elements": "dict",
+                "options": {
+                    "label": {"type": "str"},
+                    "call": {"type": "str"},
+                    "map": {"type": "str"},
+                    "loop": {"type": "str"},
+                    "arguments": {"type": "list", "elements": "str"},
+                    "over": {"type": "str"},
+                    "items": {"type": "list", "elements": "str"},
+                    "times": {"type": "int"},
+                },
+            },
+            "limits": {
+                "type": "dict",
+                "options": {
+                    "iterations": {"type": "int"},
+                    "duration": {"type": "str"},
+                    "cost": {"type": "float"},
+                    "tokens": {"type": "int"},
+                    "turns": {"type": "int"},
+                    "iteration_timeout": {"type": "str"},
+                },
+            },
+            "backoff": {
+                "type": "dict",
+                "options": {"delay": {"type": "str"}, "max_delay": {"type": "str"}, "jitter": {"type": "float"}},
+            },
+            "circuit_breaker": {
+                "type": "dict",
+                "options": {"failures": {"type": "int"}, "pause": {"type": "str"}, "trips": {"type": "int"}},
+            },
+            "completion": {"type": "dict", "options": {"phrase": {"type": "str"}}},
+            "verification": {"type": "dict", "options": {"command": {"type": "str"}, "timeout": {"type": "str"}}},
+            "watchdog": {
+                "type": "dict",
+                "options": {
+                    "commits": {"type": "int"},
+                    "repeats": {"type": "int"},
+                    "silence": {"type": "str"},
+                    "action": {"type": "str", "choices": ["report", "stop"]},
+                },
+            },
+            "workspace": {
+                "type": "dict",
+                "options": {
+                    "kind": {"type": "str", "choices": ["folder", "worktree", "clone"]},
+                    "path": {"type": "str"},
+                    "repository": {"type": "str"},
+                    "base": {"type": "str"},
+                    "branch": {"type": "str"},
+                },
+            },
+            "env": {"type": "dict", "no_log": True},
+            "env_files": {"type": "list", "elements": "str"},
+            "schedule": {"type": "dict", "options": {"cron": {"type": "str"}, "every": {"type": "str"}}},
+            "legacy_form": {"type": "str"},
+        },
+    }
+}
+
 # Mappings of a user's own names, in which a null says something: a variable that must be given.
 _FREE = ("vars", "env")
 _ALIASES = {"name": "id"}

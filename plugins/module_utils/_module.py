@@ -17,10 +17,14 @@ from .fleet_core.errors import FleetError
 
 
 class Result(NamedTuple):
-    """What a module returns: the change, and its values by the names that RETURN documents."""
+    """What a module returns: the change, and its values by the names that RETURN documents.
+
+    diff: what Ansible is to show instead of the change's own before and after.
+    """
 
     change: Change
     values: Mapping[str, Any]
+    diff: Any = None
 
 
 Run = Callable[[Mapping[str, Any]], Result]
@@ -37,9 +41,10 @@ def run_change(module: AnsibleModule, plan: Run, apply: Run, params: Mapping[str
     params: instead of the module's own, which are what it reports as its invocation.
     """
     with failures(module):
-        change, values = (plan if module.check_mode else apply)(module.params if params is None else params)
+        change, values, diff = (plan if module.check_mode else apply)(module.params if params is None else params)
     if module._diff:
-        values = {**values, "diff": {"before": dict(change.before) or "", "after": dict(change.after) or ""}}
+        shown = {"before": dict(change.before) or "", "after": dict(change.after) or ""} if diff is None else diff
+        values = {**values, "diff": shown}
     module.exit_json(changed=change.changed, actions=list(change.actions), **values)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,12 +11,15 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.autovibe.fleet.plugins.filter import interpolate, parse_duration, variables_in
-from ansible_collections.autovibe.fleet.plugins.module_utils._arguments import PROCESSES, TEMPLATES, given
+from ansible_collections.autovibe.fleet.plugins.module_utils._agents import definitions, readable
+from ansible_collections.autovibe.fleet.plugins.module_utils._arguments import AGENTS, PROCESSES, TEMPLATES, given
 from ansible_collections.autovibe.fleet.plugins.module_utils._secrets import take_secrets
+from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_core import agents
 from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_core.processes import FIELDS
 from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_core.templates import KEYS
 
 MASK = "********"
+SMALLEST = {"name": "a", "runner": "claude", "methods": {"go": "Go on."}}
 
 
 def test_a_process_takes_every_field_of_the_core() -> None:
@@ -24,6 +28,42 @@ def test_a_process_takes_every_field_of_the_core() -> None:
 
 def test_a_template_takes_every_field_of_the_core() -> None:
     assert set(TEMPLATES["templates"]["options"]) == set(KEYS)
+
+
+def test_an_agent_takes_every_field_of_the_core() -> None:
+    taken = AGENTS["agents"]["options"]
+    assert set(taken) == set(agents.KEYS)
+    assert taken["runner"]["choices"] == list(agents.RUNNERS)
+    assert taken["session"]["choices"] == list(agents.SESSIONS)
+    kinds = {
+        field.name: type(getattr(agents.agent_definition(SMALLEST), field.name))
+        for field in fields(agents.AgentDefinition)
+    }
+    for name, option in taken.items():
+        if is_dataclass(kinds[name]):
+            assert set(option["options"]) == {field.name for field in fields(kinds[name])}, name
+
+
+def test_agents_come_from_definitions_texts_and_names() -> None:
+    text = "greet:\n\tSay hello.\nagent-greeter:\n\tgreet\n"
+    params = {
+        "agents": [{**SMALLEST, "model": None}],
+        "content": text,
+        "defaults": {"runner": "codex"},
+        "names": ["a", "z"],
+    }
+    found = definitions(params)
+    assert found[0] == SMALLEST
+    assert (found[1]["name"], found[1]["runner"]) == ("greeter", "codex")
+    assert found[2:] == [{"name": "z"}]
+
+
+def test_the_diff_of_an_agent_is_text_that_people_read() -> None:
+    after = {**SMALLEST, "methods": {"go": "Go on.\nThen stop."}, "pipeline": [{"call": "go"}], "state": "running"}
+    (shown,) = readable({"before": {}, "after": {"a": after}})
+    assert shown["before"] == ""
+    assert "state: running\nname: a\n" in shown["after"]
+    assert "go: |\n    Go on.\n    Then stop.\n" in shown["after"]
 
 
 def test_given_leaves_out_what_argument_parsing_adds() -> None:
