@@ -1,16 +1,27 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs whose process is gone: what it could not write itself, because it was killed, is written for it."""
+"""Runs of which fleetd writes something itself: their beginning, and the end of those whose process is gone."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+from collections.abc import Iterable
 
 from fleet_node import procfs
 from fleet_node.agents import AgentStore
 
 TOKEN = "FLEET_ITERATION"  # the variable that all processes of an iteration carry
+
+
+def begin_runs(store: AgentStore, agents: Iterable[str]) -> None:
+    """Begin a run of each agent that has none to go on with.
+
+    A run process begins none itself: one that is started again because nobody saw how it ended has nothing to do.
+    """
+    for name in agents:
+        if store.unfinished_run(name) is None:
+            store.begin_run(name, store.agent(name)["revision"])
 
 
 def abandon(store: AgentStore, agent: str, reason: str) -> None:

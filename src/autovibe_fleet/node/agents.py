@@ -23,7 +23,7 @@ from fleet_node.agents import AgentStore, unknown
 from . import agent_plans
 from .agent_events import AgentEvents
 from .agent_plans import Known, Plan
-from .agent_runs import abandon
+from .agent_runs import abandon, begin_runs
 from .agent_schedules import AgentSchedules
 from .agent_views import ProcessFacts, view
 from .engine import Engine
@@ -165,6 +165,7 @@ class Agents:
         definitions = await self._current(names)
         await self._desire(names, "running")
         idle = [name for name in names if not self.process_facts(name).wanted]
+        await self._read(begin_runs, self.store, idle)
         items = [{"id": process_id(name), "declaration": process_of(definitions[name])} for name in idle]
         retried = [{"id": process_id(name)} for name in names if self.process_facts(name).state == life.BACKOFF]
         _change, _ids, started = await self.engine.begin([*items, *retried], "started", deadline, again=True)
