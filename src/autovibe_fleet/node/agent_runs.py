@@ -7,21 +7,37 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterable
+from typing import Any
 
+from fleet_core.errors import Conflict
 from fleet_node import procfs
 from fleet_node.agents import AgentStore
 
 TOKEN = "FLEET_ITERATION"  # the variable that all processes of an iteration carry
 
 
-def begin_runs(store: AgentStore, agents: Iterable[str]) -> None:
-    """Begin a run of each agent that has none to go on with.
+def begin_runs(store: AgentStore, agents: Iterable[str]) -> list[dict[str, Any]]:
+    """Begin a run of each agent that has none to go on with, and return the new ones.
 
     A run process begins none itself: one that is started again because nobody saw how it ended has nothing to do.
     """
-    for name in agents:
-        if store.unfinished_run(name) is None:
-            store.begin_run(name, store.agent(name)["revision"])
+    with store.transaction():
+        return [
+            store.run(store.begin_run(name, store.agent(name)["revision"]))
+            for name in agents
+            if store.unfinished_run(name) is None
+        ]
+
+
+def reopen(store: AgentStore, agent: str) -> None:
+    """Make the last run of an agent one that goes on. Raises Conflict if there is none, or if it was completed."""
+    runs = store.runs(agent, 1)
+    if not runs:
+        raise Conflict(f'agent "{agent}": has no run to go on with')
+    if runs[0]["state"] == "completed":
+        raise Conflict(f'agent "{agent}": its last run, {runs[0]["id"]}, was completed; start it again instead')
+    if runs[0]["finished"] is not None:
+        store.update_run(runs[0]["id"], state="running", reason="")
 
 
 def abandon(store: AgentStore, agent: str, reason: str) -> None:

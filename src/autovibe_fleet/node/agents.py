@@ -23,7 +23,7 @@ from fleet_node.agents import AgentStore, unknown
 from . import agent_plans
 from .agent_events import AgentEvents
 from .agent_plans import Known, Plan
-from .agent_runs import abandon, begin_runs
+from .agent_runs import abandon, begin_runs, reopen
 from .agent_schedules import AgentSchedules
 from .agent_views import ProcessFacts, view
 from .engine import Engine
@@ -139,21 +139,11 @@ class Agents:
                     await self._read(abandon, self.store, name, "given up for a new run")
             if continue_run:
                 for name in idle:
-                    await self._read(self._reopen, name)
+                    await self._read(reopen, self.store, name)
             await self.schedules.arm(names, ())
             started = await self._start(names, deadline)
         if wait and started:
             await self.engine.settled(list(started), started, deadline)
-
-    def _reopen(self, name: str) -> None:
-        """Make the last run of an agent one that goes on."""
-        runs = self.store.runs(name, 1)
-        if not runs:
-            raise Conflict(f'agent "{name}": has no run to go on with')
-        if runs[0]["state"] == "completed":
-            raise Conflict(f'agent "{name}": its last run, {runs[0]["id"]}, was completed; start it again instead')
-        if runs[0]["finished"] is not None:
-            self.store.update_run(runs[0]["id"], state="running", reason="")
 
     async def _start(self, names: Sequence[str], deadline: float) -> dict[str, str]:
         """Start the processes of agents, or let those go on that are paused. Returns what Engine.begin tells."""
@@ -165,7 +155,8 @@ class Agents:
         definitions = await self._current(names)
         await self._desire(names, "running")
         idle = [name for name in names if not self.process_facts(name).wanted]
-        await self._read(begin_runs, self.store, idle)
+        for run in await self._read(begin_runs, self.store, idle):
+            self.events.publish("run", run)
         items = [{"id": process_id(name), "declaration": process_of(definitions[name])} for name in idle]
         retried = [{"id": process_id(name)} for name in names if self.process_facts(name).state == life.BACKOFF]
         _change, _ids, started = await self.engine.begin([*items, *retried], "started", deadline, again=True)
