@@ -9,7 +9,7 @@ from typing import Any
 
 from .errors import ImpossibleEvent
 from .quantities import format_duration
-from .task_lists import Task, TaskList, groups
+from .task_lists import TIMEOUT, Task, TaskList, groups
 
 # unchanged: left out because of `creates`, or done by the run that is resumed.
 DONE = ("succeeded", "unchanged")
@@ -164,7 +164,7 @@ def _line(item: Task) -> str:
     parts = [f"{item.runner}: {item.what}" if item.prompt else item.what]
     if item.needs:
         parts.append(f"after {', '.join(item.needs)}")
-    if item.timeout:
+    if item.timeout and item.timeout != TIMEOUT:
         parts.append(f"at most {format_duration(item.timeout)}")
     if item.retries:
         parts.append(f"{item.retries + 1} attempts")

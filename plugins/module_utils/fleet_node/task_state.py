@@ -33,9 +33,9 @@ else:
 from . import paths, procfs
 
 KEPT_RUNS = 200
+_EVENTS_AT_ONCE = 1024 * 1024  # bytes
 HEADER = "run.json"
 EVENTS = "events.jsonl"
-ARCHIVE = "artifacts.tar"
 TOKEN = "FLEET_TASK_RUN"  # marks every process of a run
 # The result of a task about which nothing is known yet. Times: seconds since the epoch; duration: seconds.
 BLANK: Mapping[str, Any] = {
@@ -156,16 +156,26 @@ class TaskRun:
         with open(self.folder / EVENTS, "a", encoding="utf-8", opener=_private) as file:
             file.write(json.dumps(event, ensure_ascii=True) + "\n")
 
-    def events(self, after: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Return the events behind a position, and the next position. A line still being written is left for later."""
+    def events_size(self) -> int:
+        """Return the position behind the last event so far."""
+        try:
+            return (self.folder / EVENTS).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def events(self, after: int = 0) -> list[dict[str, Any]]:
+        """Return the events behind a position, each with its own. A line still being written is left for later."""
         try:
             with open(self.folder / EVENTS, "rb") as file:
                 file.seek(after)
-                data = file.read(4 * 1024 * 1024)
+                data = file.read(_EVENTS_AT_ONCE)
         except FileNotFoundError:
-            return [], after
-        whole = data[: data.rfind(b"\n") + 1]
-        return [json.loads(line) for line in whole.splitlines()], after + len(whole)
+            return []
+        found = []
+        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+            after += len(line)
+            found.append({**json.loads(line), "position": after})
+        return found
 
 
 def folder(state_dir: Path) -> Path:

@@ -43,6 +43,7 @@ PANELS: dict[str, dict[str, str]] = {
         "resources": "resources:app",
     },
     "Agents": {
+        "task": "tasks:app",
         "mcp": "mcp:app",
     },
     "This host": {

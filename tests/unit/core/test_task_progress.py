@@ -21,7 +21,7 @@ LIST = task_list(
         "parallel": 2,
         "tasks": [
             {"name": "a", "run": "true"},
-            {"name": "b", "run": "true"},
+            {"name": "b", "run": "true", "timeout": "20m"},
             {"name": "c", "run": "true", "needs": ["a", "b"]},
             {"name": "d", "run": "true", "needs": ["c"]},
             {"name": "e", "run": "true", "on_failure": "continue"},
@@ -130,11 +130,11 @@ def test_the_plan_says_in_which_order() -> None:
     ]  # fmt: skip
     assert plan_text(LIST, ("a",)).splitlines() == [
         "shop: 5 tasks, at most 2 at once",
-        "  1. a  true  [at most 10m] (done before)",
-        "     b  true  [at most 10m]",
-        "     e  true  [at most 10m; others go on if it fails]",
-        "  2. c  true  [after a, b; at most 10m]",
-        "  3. d  true  [after c; at most 10m]",
+        "  1. a  true (done before)",
+        "     b  true  [at most 20m]",
+        "     e  true  [others go on if it fails]",
+        "  2. c  true  [after a, b]",
+        "  3. d  true  [after c]",
     ]
 
 
