@@ -45,8 +45,13 @@ class Usage:
             cost,
         )
 
+    def since(self, baseline: Usage) -> Usage:
+        """Return what a sum shows on top of an earlier one; all of it, if the tool has begun to count anew."""
+        anew = self.tokens < baseline.tokens or (self.cost or 0.0) < (baseline.cost or 0.0) - 1e-9
+        return self if anew else self.minus(baseline)
+
     def minus(self, other: Usage) -> Usage:
-        """Return what came on top of `other`, never less than nothing: a tool may have begun to count anew."""
+        """Return what came on top of `other`, in no count less than nothing."""
         cost = None if self.cost is None else max(0.0, self.cost - (other.cost or 0.0))
         return Usage(
             max(0, self.input_tokens - other.input_tokens),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ..runner_events import Event, Invocation, Outcome, Turn, cut
+from ..runner_events import Event, Invocation, Outcome, Turn, Usage, cut
 
 
 class Runner(Protocol):
@@ -51,6 +51,35 @@ class Reader(Protocol):
 
         reason: the caller's own, when it ended the run itself: timeout, interrupted or not_found.
         """
+
+
+class Tally:
+    """Adds up usage that a tool tells piece by piece while it works, and as a sum at the end."""
+
+    def __init__(self) -> None:
+        self._settled = Usage()
+        self._pieces: dict[str, Usage] = {}
+
+    @property
+    def total(self) -> Usage:
+        return sum(self._pieces.values(), self._settled)
+
+    def piece(self, ident: str, usage: Usage) -> list[Event]:
+        """Note what one request has used so far; the tool may say it several times. Returns an event if it is news."""
+        before = self._pieces.get(ident, Usage())
+        news = usage.minus(before)
+        if not news.to_dict():
+            return []
+        self._pieces[ident] = before + news
+        return [Event("usage", "", news.to_dict())]
+
+    def settle(self, usage: Usage) -> list[Event]:
+        """Take a sum in place of the pieces since the last one. Returns an event for what the pieces did not tell."""
+        told = sum(self._pieces.values(), Usage())
+        self._pieces = {}
+        self._settled = self._settled + usage
+        news = usage.minus(told).to_dict()
+        return [Event("usage", "", news)] if news else []
 
 
 def json_line(line: str) -> Mapping[str, Any] | None:
@@ -108,3 +137,12 @@ def failure(name: str, exit_code: int | None, stderr: str) -> str:
         how = f"ended by signal {-exit_code}"
     said = last_line(stderr)
     return f"{name}: {how}" + (f": {said}" if said else "")
+
+
+def permission_mode(turn: Turn, bypass: str) -> str:
+    """Return the tool's own word for a permission mode; "bypass" is everyone's word for "ask nothing"."""
+    return bypass if turn.permission_mode == "bypass" else turn.permission_mode
+
+
+def dollars(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
