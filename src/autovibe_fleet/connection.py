@@ -53,7 +53,7 @@ class Connection:
         with contextlib.suppress(Exception):
             await self._writer.wait_closed()
 
-    async def call(self, method: str, **params: Any) -> Any:
+    async def call(self, method: str, /, **params: Any) -> Any:
         """Return the result of a method. Parameters that are None are left out."""
         given = {key: value for key, value in params.items() if value is not None}
         extra = given.get("timeout")

@@ -18,11 +18,9 @@ from .tools import ENDS, READS, SETS, Ctx, Environment, Timeout, Toolbox, Wait, 
 toolbox = Toolbox()
 
 
-class EnvironmentChanged(TypedDict):
+class EnvironmentChanged(shapes.Changed):
     """An environment after an operation, and what the operation changed."""
 
-    changed: bool
-    actions: list[str]
     environment: shapes.Environment
 
 
@@ -87,7 +85,7 @@ async def activate_environment(
         raise await _with_processes(ctx, error, item) from error
     (environment,) = answer["environments"]
     host(ctx).choose(ctx, environment["name"])
-    return {**shapes.changed(answer["change"]), "environment": shapes.environment(environment)}  # type: ignore[typeddict-item]
+    return {**shapes.changed(answer["change"]), "environment": shapes.environment(environment)}
 
 
 async def _with_processes(ctx: Ctx, error: FleetError, item: dict[str, str]) -> FleetError:
@@ -114,14 +112,14 @@ async def deactivate_environment(
         timeout=timeout,
     )
     (found,) = answer["environments"]
-    return {**shapes.changed(answer["change"]), "environment": shapes.environment(found)}  # type: ignore[typeddict-item]
+    return {**shapes.changed(answer["change"]), "environment": shapes.environment(found)}
 
 
 @toolbox.tool("List environments", READS)
 async def list_environments(ctx: Ctx) -> Environments:
     """List the environments that this host knows, with the state of their processes."""
     found = (await host(ctx).call("environments.list"))["environments"]
-    return {"environments": [shapes.environment(item) for item in found]}  # type: ignore[misc]
+    return {"environments": [shapes.environment(item) for item in found]}
 
 
 @toolbox.tool("Show an environment", READS)
@@ -129,16 +127,16 @@ async def get_environment_status(ctx: Ctx, environment: Environment = None) -> E
     """Show an environment and its processes: what runs, what failed and why, and where each can be reached."""
     item = await host(ctx).known(ctx, environment)
     if "path" in item:
-        return {"environment": await _declared(ctx, item["path"])}  # type: ignore[typeddict-item]
+        return {"environment": await _declared(ctx, item["path"])}
     found = (await host(ctx).call("environments.status", **item))["environment"]
-    return {"environment": shapes.environment(found)}  # type: ignore[typeddict-item]
+    return {"environment": shapes.environment(found)}
 
 
-async def _declared(ctx: Ctx, path: str) -> dict[str, Any]:
+async def _declared(ctx: Ctx, path: str) -> Any:
     """Return a project that was never activated, as its file declares it."""
     from ..node import project_files
 
-    def load() -> dict[str, Any]:
+    def load() -> Any:
         with host(ctx).store() as store:
             found = project_files.load(path, store.templates())
         processes = [{"id": spec.id, "name": spec.name, "status": "stopped"} for spec in found.processes]

@@ -16,7 +16,7 @@ import anyio.to_thread
 from fleet_core.errors import FleetError, InvalidInput, Unavailable
 from fleet_node.store import Store
 
-from ..cli import projects
+from ..cli import logs, projects
 from ..cli.session import Session
 from ..connection import Connection
 
@@ -53,12 +53,12 @@ class Host:
                     await self.thread(self._launch)
             return await Connection.open(self.folder)
 
-    async def call(self, method: str, **params: Any) -> Any:
+    async def call(self, method: str, /, **params: Any) -> Any:
         """Return the result of a method of fleetd."""
         async with await self.connect() as connection:
             return await connection.call(method, **params)
 
-    async def watch(self, ctx: Ctx, told: Callable[[Event], str], method: str, **params: Any) -> Any:
+    async def watch(self, ctx: Ctx, told: Callable[[Event], str], method: str, /, **params: Any) -> Any:
         """Return the result of a method, and report progress meanwhile. told: what an event means, or nothing.
 
         When the request is cancelled, what it asked for goes on in fleetd.
@@ -137,6 +137,19 @@ class Host:
         ident = await self.thread(look)
         await self.touch(ident.rpartition("/")[0])
         return ident
+
+    async def log(self, ident: str, lines: int, since: str = "") -> list[dict[str, Any]]:
+        """Return the last lines of a process's log, as records. since: as `fleet logs` takes it."""
+
+        def read() -> list[dict[str, Any]]:
+            session = self.session()
+            try:
+                (source,) = logs.sources(session, [ident])
+                return [dict(record) for record in source.read(lines, since, False)]
+            finally:
+                session.store.close()
+
+        return await self.thread(read)
 
     async def touch(self, name: str) -> None:
         """Record that somebody uses an environment; that it cannot be recorded is no error."""

@@ -11,7 +11,6 @@ from typing_extensions import TypedDict
 
 from fleet_core.errors import FleetError, ProcessFailed, TimedOut
 
-from ..cli import logs
 from . import errors, shapes
 from .environments import progress
 from .tools import ENDS, READS, RUNS, SETS, Ctx, Environment, Name, Timeout, Toolbox, Wait, host
@@ -21,11 +20,9 @@ _TAIL = 20  # lines of its log that go with the error of a process
 _MOST = 5000  # lines of a log in one answer
 
 
-class ProcessChanged(TypedDict):
+class ProcessChanged(shapes.Changed):
     """A process after an operation, and what the operation changed."""
 
-    changed: bool
-    actions: list[str]
     process: shapes.Process
 
 
@@ -87,30 +84,16 @@ async def _change(
     except (ProcessFailed, TimedOut) as error:
         raise await _with_log(ctx, error, ident) from error
     (process,) = answer["processes"]
-    return {**shapes.changed(answer["change"]), "process": shapes.full(process)}  # type: ignore[typeddict-item]
+    return {**shapes.changed(answer["change"]), "process": shapes.full(process)}
 
 
 async def _with_log(ctx: Ctx, error: FleetError, ident: str) -> FleetError:
     """Return an error that also tells what the process printed last."""
     try:
-        lines = await read_log(ctx, ident, _TAIL)
+        lines = await host(ctx).log(ident, _TAIL)
     except FleetError:
         return error
     return errors.WithDetails(error, {"process": ident, "log": [str(line["message"]) for line in lines]})
-
-
-async def read_log(ctx: Ctx, ident: str, lines: int, since: str = "") -> list[dict[str, Any]]:
-    """Return the last lines of a process's log, as records."""
-
-    def read() -> list[dict[str, Any]]:
-        session = host(ctx).session()
-        try:
-            (source,) = logs.sources(session, [ident])
-            return [dict(record) for record in source.read(lines, since, False)]
-        finally:
-            session.store.close()
-
-    return await host(ctx).thread(read)
 
 
 @toolbox.tool("Start a process", SETS)
@@ -141,7 +124,7 @@ async def list_processes(ctx: Ctx, environment: Environment = None) -> Processes
     """List the processes of one environment."""
     item = await host(ctx).known(ctx, environment)
     found = (await host(ctx).call("environments.status", **item))["environment"]
-    return {"processes": [shapes.brief(process) for process in found["processes"]]}  # type: ignore[misc]
+    return {"processes": [shapes.brief(process) for process in found["processes"]]}
 
 
 @toolbox.tool("List all processes", READS)
@@ -152,7 +135,7 @@ async def list_all_processes(
     """List the processes of this host, of all environments and of none."""
     found = (await host(ctx).call("processes.list"))["processes"]
     chosen = [view for view in found if not running or view["status"] not in ("stopped", "error")]
-    return {"processes": [shapes.brief(process) for process in chosen]}  # type: ignore[misc]
+    return {"processes": [shapes.brief(process) for process in chosen]}
 
 
 @toolbox.tool("Show a process", READS)
@@ -160,7 +143,7 @@ async def get_process_status(ctx: Ctx, name: Name, environment: Environment = No
     """Show all about a process: state, exit code, health, memory, ports, URLs, log file, and how it is declared."""
     ident = await host(ctx).process_id(ctx, name, environment)
     answer = await host(ctx).call("processes.inspect", id=ident)
-    return {"process": shapes.full(answer["process"]), "declaration": shapes.lean(answer["declaration"])}  # type: ignore[typeddict-item]
+    return {"process": shapes.full(answer["process"]), "declaration": shapes.lean(answer["declaration"])}
 
 
 @toolbox.tool("Read a process's log", READS)
@@ -176,7 +159,7 @@ async def get_process_logs(
     """Read what a process printed, newest last, and what happened to it (lines that begin with [fleet]). The logs of
     stopped and deleted processes can be read too."""
     ident = await host(ctx).process_id(ctx, name, environment)
-    records = await read_log(ctx, ident, lines, since)
+    records = await host(ctx).log(ident, lines, since)
     found: list[dict[str, Any]] = [
         {key: record[key] for key in ("timestamp", "level", "message") if record.get(key) is not None}
         for record in records
@@ -208,4 +191,5 @@ async def kill_all_processes(ctx: Ctx, timeout: Timeout = 60) -> Stopped:
 @toolbox.tool("Show the daemon", READS)
 async def get_daemon_status(ctx: Ctx) -> Daemon:
     """Show fleetd, the daemon that runs the processes: its version, state folder and how many processes it has."""
-    return shapes.lean(await host(ctx).call("daemon.status"))  # type: ignore[return-value]
+    found: Daemon = shapes.lean(await host(ctx).call("daemon.status"))
+    return found

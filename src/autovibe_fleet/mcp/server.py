@@ -18,9 +18,11 @@ from fleet_core.errors import NotFound
 from fleet_core.names import check_keys, nearest
 
 from .. import __version__
-from . import environments, errors, processes
+from . import agents, declarations, environments, errors, processes, resources, steering, tasks
+from .documents import Documents
 from .host import Host
 
+_NOUNS = (environments, processes, declarations, resources, agents, steering, tasks)
 _INSTRUCTIONS = """\
 Runs and watches processes on this host: servers, databases, workers, coding agents. A project declares its processes
 in .runcept.toml; activate_environment starts them in order, and start_process one of them. Ports, files and devices are
@@ -32,9 +34,11 @@ class FleetServer(MCPServer[Host]):
     """An MCP server whose tools answer every error with a code, a sentence and details."""
 
     def __init__(self, folder: Path, launch: Callable[[], object], debug: bool = False) -> None:
+        host = Host(folder, launch)
+
         @asynccontextmanager
         async def lifespan(_server: MCPServer[Host]) -> AsyncIterator[Host]:
-            yield Host(folder, launch)
+            yield host
 
         # Before the SDK does it, whose handler draws boxes. stderr: over stdio, stdout is the wire.
         logging.basicConfig(level=logging.DEBUG if debug else logging.ERROR, format="%(name)s: %(message)s")
@@ -43,11 +47,12 @@ class FleetServer(MCPServer[Host]):
             title="autovibe fleet",
             instructions=_INSTRUCTIONS,
             version=__version__,
-            tools=[tool for box in (environments.toolbox, processes.toolbox) for tool in box],
+            tools=[tool for noun in _NOUNS for tool in noun.toolbox],
             lifespan=lifespan,
             log_level="DEBUG" if debug else "ERROR",
         )
         self.debug = debug
+        Documents(host).register(self)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Host, Any] | None = None

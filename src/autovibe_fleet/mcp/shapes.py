@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 from pydantic import ConfigDict
@@ -63,15 +64,20 @@ class Changed(TypedDict):
 
 
 _NO_NEWS = ("pid", "uptime", "restarts", "memory", "cpu", "idle", "inactivity_timeout", "completed", "adopted")
+_MOMENTS = ("started", "finished", "created", "updated", "moved", "time", "next_run")
 
 
-def lean(view: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a view without what is empty: a model reads every word."""
+def lean(view: Mapping[str, Any]) -> Any:
+    """Return a view without what is empty, and with times in RFC 3339: a model reads every word."""
     return {
-        key: value
+        key: _moment(value) if key in _MOMENTS and isinstance(value, (int, float)) else value
         for key, value in view.items()
         if value not in (None, "", [], {}, ()) and not (key in _NO_NEWS and not value)
     }
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
 
 
 _ALWAYS = ("id", "name", "status")
@@ -79,24 +85,24 @@ _BRIEF = ("id", "name", "environment", "status", "pid", "uptime", "restarts", "e
 _BRIEF_TOO = ("error", "urls", "resources", "waiting_for", "memory")
 
 
-def brief(view: Mapping[str, Any]) -> dict[str, Any]:
+def brief(view: Mapping[str, Any]) -> Any:
     """Return a process for a list of many."""
     short = {key: view[key] for key in (*_BRIEF, *_BRIEF_TOO) if key in view}
     return {**{key: view[key] for key in _ALWAYS}, **lean(short)}
 
 
-def full(view: Mapping[str, Any]) -> dict[str, Any]:
+def full(view: Mapping[str, Any]) -> Any:
     """Return all that is known of a process."""
     return {**{key: view[key] for key in _ALWAYS}, **lean(view)}
 
 
-def environment(view: Mapping[str, Any]) -> dict[str, Any]:
+def environment(view: Mapping[str, Any]) -> Any:
     """Return an environment with its processes in brief."""
     found = lean({key: value for key, value in view.items() if key != "processes"})
     return {**found, "processes": [brief(process) for process in view.get("processes", ())]}
 
 
-def changed(change: Mapping[str, Any]) -> dict[str, Any]:
+def changed(change: Mapping[str, Any]) -> Changed:
     """Return whether a change changes anything, and its actions."""
-    actions: Iterable[str] = change.get("actions") or ()
-    return {"changed": bool(change.get("actions")), "actions": list(actions)}
+    actions = list(change.get("actions") or ())
+    return {"changed": bool(actions), "actions": actions}

@@ -49,11 +49,23 @@ class Toolbox(list[Tool]):
             made = Tool.from_function(
                 function, title=title, description=description, annotations=annotations, structured_output=True
             )
-            made.parameters["additionalProperties"] = False
+            made.parameters = {**untitled(made.parameters), "additionalProperties": False}
+            made.fn_metadata.output_schema = untitled(made.fn_metadata.output_schema)
             self.append(made)
             return function
 
         return add
+
+
+def untitled(schema: Any) -> Any:
+    """Return a schema without the titles that are made from the names of its properties: a model reads every word."""
+    if isinstance(schema, dict):
+        return {
+            key: untitled(value)
+            for key, value in schema.items()
+            if not (key == "title" and isinstance(value, str) and "type" not in schema.get("properties", {}))
+        }
+    return [untitled(item) for item in schema] if isinstance(schema, list) else schema
 
 
 def host(ctx: Ctx) -> Host:

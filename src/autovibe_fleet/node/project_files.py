@@ -81,7 +81,7 @@ def load(
     given = Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
     file = given if given.is_file() else find(path)
     text = _text(file)
-    data = _parsed(file, text)
+    data = parsed(file, text)
     try:
         return environment(data, str(file.parent), load_settings() if defaults is None else defaults, templates)
     except FleetError as error:
@@ -105,7 +105,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     file = settings_file(environ)
     if file is None:
         return Settings()
-    return settings(_parsed(file, _text(file)), str(file))
+    return settings(parsed(file, _text(file)), str(file))
 
 
 def _text(file: Path) -> str:
@@ -117,7 +117,8 @@ def _text(file: Path) -> str:
         raise Unavailable(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def _parsed(file: Path, text: str) -> dict[str, Any]:
+def parsed(file: Path, text: str) -> dict[str, Any]:
+    """Return what the text of a TOML file holds. Raises InvalidInput with the file and the line."""
     try:
         data: dict[str, Any] = _toml.loads(text)
     except _toml.TOMLDecodeError as error:
