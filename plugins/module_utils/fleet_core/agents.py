@@ -246,7 +246,7 @@ def _definition(data: object, folder: str, shared: Mapping[str, Method]) -> Agen
     names = {method.name for method in own}
     used = dict.fromkeys(step.method for step in steps if step.method in shared and step.method not in names)
     methods = (*own, *(shared[method] for method in used))
-    if not methods:
+    if not methods and not shared:
         raise InvalidInput(f"{where}: methods: expected at least one, found none")
     found = AgentDefinition(
         name=name,

@@ -18,8 +18,9 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 def check_name(kind: str, name: object) -> str:
     """Return the name if it fits NAME, else raise InvalidInput."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
+        shown = repr(name) if name is None or isinstance(name, str) else describe(name)
         raise InvalidInput(
-            f"{kind} name {name!r}: expected a letter or digit, then at most 62 letters, digits, '.', '_' or '-'"
+            f"{kind} name {shown}: expected a letter or digit, then at most 62 letters, digits, '.', '_' or '-'"
         )
     return name
 
@@ -48,8 +49,9 @@ def check_keys(where: str, data: object, known: Iterable[str]) -> Mapping[str, A
         raise InvalidInput(f"{where}: expected a mapping, found {describe(data)}")
     for key in data:
         if key not in known:
-            hint = nearest(str(key), known) or f"; known keys: {', '.join(sorted(known))}"
-            raise InvalidInput(f'{where}: unknown key "{key}"{hint}')
+            shown = key if isinstance(key, str) and key.isprintable() else describe(key)
+            hint = nearest(shown, known) or f"; known keys: {', '.join(sorted(known))}"
+            raise InvalidInput(f'{where}: unknown key "{shown}"{hint}')
     return data
 
 

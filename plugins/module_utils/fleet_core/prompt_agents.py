@@ -75,8 +75,7 @@ def agent_from_form(
         steps = [{"call": f"{AGENT}{form.name}"}]
         plan = _Plan([Method(f"{AGENT}{form.name}", (), form.body)], steps)
     else:
-        initial = form.pipeline.initial if form.pipeline.initial not in methods else ""
-        plan = _lower(replace(form.pipeline, initial=initial), methods, {}, "", place)
+        plan = _lower(replace(form.pipeline, initial=""), methods, {}, "", place)
     return _definition(place, form.name, form, plan, base or {})
 
 
@@ -255,9 +254,7 @@ def _lower(
             raise unknown(step.method, methods, place)
         target = methods[step.method]
         if target.pipeline is not None:
-            raise place.error(
-                f'step "{step.label}": expected a method with a prompt, found the pipeline "{target.name}"'
-            )
+            raise place.error(f'step "{step.label}": expected a prompt, found the pipeline "{target.name}"')
         filled = [name for name in target.parameters if name in values]
         open_ones = [name for name in target.parameters if name not in values]
         for name in open_ones:
@@ -305,5 +302,5 @@ def _list(step: PipelineStep, labels: list[str], values: Mapping[str, str], plac
     if labels:
         return {"over": labels[-1]}
     raise place.error(
-        f'step "{step.label}": expected a list, map([ITEM, ITEM], {step.method}), found nothing before it'
+        f'step "{step.label}": expected map([ITEM, …], {step.method}), for no step before it gives a list'
     )

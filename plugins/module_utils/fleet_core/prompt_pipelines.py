@@ -12,7 +12,7 @@ IDENTIFIER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _ARROW = " -> "
 _CALL = re.compile(r"(loop|map)\((.*)\)")
 _LABELED = re.compile(r"([^()]*?) \((.*)\)")
-_BEGINS = re.compile(r"(?:loop|map) ?\(|[A-Za-z0-9_][A-Za-z0-9_-]* -> ")
+_BEGINS = re.compile(r"(?:loop|map) ?\(|[A-Za-z0-9_][A-Za-z0-9_-]* ->(?: |$)")
 
 
 @dataclass(frozen=True)

@@ -135,14 +135,20 @@ def next_time(cron: str, every: float, after: float, offset: Callable[[float], f
         wall = _next_match(times, wall)
         if wall is None:
             return None
-        local = (wall - _EPOCH).total_seconds()
-        moment = local - ahead
+        moment = (wall - _EPOCH).total_seconds() - ahead
         if not hourly or not _matches(times, moment, offset):
-            moment = local - offset(moment)
-            moment = min(moment, local - offset(moment)) if local - offset(moment) > after else moment
+            moment = _moment(wall, offset)
         if moment > after:
             return moment
     return None
+
+
+def _moment(wall: datetime, offset: Callable[[float], float]) -> float:
+    """Return when local clocks show this time: the first time of two; in a gap, the time that it would have been."""
+    local = (wall - _EPOCH).total_seconds()
+    before, later = offset(local - 86400), offset(local + 86400)
+    first, second = local - before, local - later
+    return second if offset(first) != before and offset(second) == later else first
 
 
 def _matches(times: Cron, moment: float, offset: Callable[[float], float]) -> bool:
