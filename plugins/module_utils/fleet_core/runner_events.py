@@ -122,7 +122,7 @@ PROMPT_FILE = "FLEET_PROMPT_FILE"
 class Invocation:
     """How to run a tool for one turn.
 
-    argv: its first word is looked up as an executable; the word "{NAME}" is replaced by the path of the file NAME.
+    argv: its first word is looked up as an executable; "{NAME}" in a word is replaced by the path of the file NAME.
     root_env: added to env for root. files: texts to be written to private files for as long as the tool runs, by the
     variable that holds the path. interactive: standard input stays open for injected messages.
     """

@@ -64,6 +64,12 @@ def _private_files(texts: Mapping[str, str]) -> Iterator[dict[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _filled(word: str, written: Mapping[str, str]) -> str:
+    for name, path in written.items():
+        word = word.replace(f"{{{name}}}", path)
+    return word
+
+
 class Child:
     """The process of one turn, which leads a group, with our ends of its pipes.
 
@@ -85,8 +91,7 @@ class Child:
         written = self._stack.enter_context(_private_files(invocation.files))
         environ = {**os.environ, **invocation.env, **(invocation.root_env if os.geteuid() == 0 else {}), **env}
         environ.update(written)
-        names = {f"{{{name}}}": path for name, path in written.items()}
-        argv = [names.get(word, word) for word in invocation.argv]
+        argv = [_filled(word, written) for word in invocation.argv]
         argv[0] = find_executable(where, argv[0], environ, folder)
         with contextlib.ExitStack() as theirs:
             self._stdout, out = self._pipe(theirs, ours=0)

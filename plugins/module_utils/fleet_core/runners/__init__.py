@@ -6,12 +6,13 @@ from __future__ import annotations
 from ..errors import InvalidInput
 from ..names import nearest
 from .claude import ClaudeRunner
+from .codex import CodexRunner
 from .command import CommandRunner
 from .protocol import Reader, Runner
 
 __all__ = ["NAMES", "Reader", "Runner", "runner"]
 
-_RUNNERS: dict[str, Runner] = {each.name: each for each in (ClaudeRunner(), CommandRunner())}
+_RUNNERS: dict[str, Runner] = {each.name: each for each in (ClaudeRunner(), CodexRunner(), CommandRunner())}
 NAMES = tuple(_RUNNERS)
 
 

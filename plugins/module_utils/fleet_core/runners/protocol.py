@@ -117,8 +117,10 @@ def plain(value: Any) -> str:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something, 500 characters at most."""
-    return next((line.strip()[:500] for line in reversed(text.splitlines()) if line.strip()), "")
+    """Return the last line that begins with "Error", or else says anything; 500 characters at most."""
+    lines = [line.strip()[:500] for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith("error")]
+    return (errors or lines or [""])[-1]
 
 
 def ended_by_caller(name: str, reason: str, stderr: str) -> str:
