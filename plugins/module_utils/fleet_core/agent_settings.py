@@ -316,8 +316,10 @@ def texts(where: str, value: object) -> tuple[str, ...]:
 
 def text_map(where: str, value: object) -> dict[str, str]:
     """Return a mapping of text to text."""
-    found = as_text_map(where, value)
-    return {text(where, name): text(f"{where}: {name}", item) for name, item in found.items()}
+    for name in value if isinstance(value, Mapping) else ():
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise InvalidInput(f"{where}: expected names of printable characters, found {describe(name)}")
+    return {name: text(f"{where}: {name}", item) for name, item in as_text_map(where, value).items()}
 
 
 def anchored(where: str, path: str, folder: str) -> str:
@@ -334,7 +336,7 @@ def one_of(where: str, value: object, known: tuple[str, ...]) -> str:
     if value is None:
         return known[0]
     if value not in known:
-        shown = f'"{value}"' if isinstance(value, str) else describe(value)
+        shown = f'"{value}"' if isinstance(value, str) and value.isprintable() else describe(value)
         hint = nearest(value, known) if isinstance(value, str) else ""
         raise InvalidInput(f"{where}: expected {', '.join(known[:-1])} or {known[-1]}, found {shown}{hint}")
     return str(value)
@@ -357,6 +359,7 @@ def _without_secrets(where: str, arguments: tuple[str, ...]) -> None:
     for option, following in zip(arguments, (*arguments[1:], "")):
         without_password(where, option)
         name, equals, value = option.partition("=")
+        name = name if name.isprintable() else ""
         if not equals and not following.startswith("-"):
             value = following
         if name.startswith("-") and _gives_secret(name.lstrip("-").replace("-", "_"), value):

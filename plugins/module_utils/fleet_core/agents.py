@@ -267,7 +267,7 @@ def _definition(data: object, folder: str, shared: Mapping[str, Method]) -> Agen
         workspace=settings.workspace(f"{where}: workspace", given.get("workspace"), folder),
         env=settings.environment(f"{where}: env", given.get("env")),
         env_files=tuple(
-            settings.anchored(f"{where}: env_files", path, folder)
+            settings.anchored(f"{where}: env_files", settings.line(f"{where}: env_files", path), folder)
             for path in settings.texts(f"{where}: env_files", given.get("env_files"))
         ),
         schedule=settings.schedule(f"{where}: schedule", given.get("schedule")),
