@@ -43,6 +43,7 @@ PANELS: dict[str, dict[str, str]] = {
         "resources": "resources:app",
     },
     "Agents": {
+        "steer": "steer:steer",
         "task": "tasks:app",
         "mcp": "mcp:app",
     },

@@ -128,7 +128,7 @@ def completed(fleet: Fleet, line: str, cwd: Path | None = None) -> list[str]:
 
 
 def test_names_are_completed(fleet: Fleet) -> None:
-    assert completed(fleet, "fleet st") == ["start", "stop", "status", "state"]
+    assert completed(fleet, "fleet st") == ["start", "stop", "status", "steer", "state"]
     assert completed(fleet, "fleet stop ") == []
     assert not (fleet.state / "fleetd.sock").exists()
     folder = fleet.project('[environment]\nname = "shop"\n[processes.web]\ncommand = "sleep 600"\n', "shop")
