@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 if TYPE_CHECKING:
+    from fleet_core import gcluster_state
     from fleet_core import lifecycle as life
     from fleet_core.changes import Change, difference
     from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, StateDamaged
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from fleet_core.templates import Template, template
 else:
     try:
+        from ..fleet_core import gcluster_state
         from ..fleet_core import lifecycle as life
         from ..fleet_core.changes import Change, difference
         from ..fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, StateDamaged
@@ -40,6 +42,7 @@ else:
         from ..fleet_core.resources import Allocation, Claim, type_named
         from ..fleet_core.templates import Template, template
     except ImportError:  # installed as a top-level package
+        from fleet_core import gcluster_state
         from fleet_core import lifecycle as life
         from fleet_core.changes import Change, difference
         from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, StateDamaged
@@ -50,7 +53,7 @@ else:
         from fleet_core.resources import Allocation, Claim, type_named
         from fleet_core.templates import Template, template
 
-from . import procfs
+from . import agent_state, procfs
 from .declarations import public_template
 from .store import Store
 
@@ -124,13 +127,22 @@ def export_state(store: Store, check_means: str = "free") -> dict[str, Any]:
     view = store.view()
     environments = store.environments()
     data: dict[str, Any] = {
-        "instances": {name: _instance(spec, status) for name, (spec, status) in store.processes().items()},
+        "instances": {
+            name: _instance(spec, status)
+            for name, (spec, status) in store.processes().items()
+            if spec.environment != "agents"  # they are of their agents, and only in this state folder
+        },
         "templates": {name: item.to_dict() for name, item in store.templates().items()},
         "resources": {str(claim): claim.to_dict() for claim in store.claims()},
         "counters": dict(view.counters),
         "types": {name: _type(kind, check_means) for name, kind in view.types.items()},
         "remotes_allowed": store.setting("remotes_allowed") or {},
-        "fleet": {"format": FORMAT, "check_means": check_means, "environments": environments},
+        "fleet": {
+            "format": FORMAT,
+            "check_means": check_means,
+            "environments": environments,
+            "agents": agent_state.export(store.folder),
+        },
     }
     return data
 
@@ -184,6 +196,7 @@ class Import:
     counters: Mapping[str, int] = field(default_factory=dict)
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remotes_allowed: Mapping[str, Any] = field(default_factory=dict)
+    agents: tuple[agent_state.AgentHistory, ...] = ()
     adopted: tuple[str, ...] = ()
     stopped: tuple[str, ...] = ()
 
@@ -208,8 +221,10 @@ def plan_import(
     check_means: for a type by name what exit code 0 of its check says, "free" or "in_use"; it is needed where the file
     and the form of the command do not tell. An instance that runs is adopted if its pid lives and has its command;
     otherwise it is stopped. Raises InvalidInput that names what is wrong, and Conflict for a process or a value that is
-    there already, declared or held otherwise.
+    there already, declared or held otherwise. The state file of gcluster is read as well: it holds agents only.
     """
+    if gcluster_state.is_state(data):
+        data = {"fleet": {"agents": agent_state.from_gcluster(data)}}
     sections = {name: _section(data, name) for name in SECTIONS}
     known_types = store.types()
     found_types = {kind.name: kind for kind in _types(sections["types"], check_means or {})}
@@ -254,6 +269,7 @@ def plan_import(
         for name, item in _section(own, "environments").items()
         if name not in known_environments
     }
+    agents = agent_state.plan(store.folder, _section(own, "agents"))
     remotes = {**(store.setting("remotes_allowed") or {}), **sections["remotes_allowed"]}
     sides = {
         "resource type": (_plain(known_types, found_types), _plain(found_types)),
@@ -262,13 +278,15 @@ def plan_import(
         "claim": ({}, {str(claim): claim.owner for claim in claims}),
         "counter": (_only(store.view().counters, counters), counters),
         "environment": ({}, {name: item["path"] for name, item in environments.items()}),
+        "agent": ({}, {item.name: item.shown for item in agents}),
         "allowed origin": (_only(store.setting("remotes_allowed") or {}, remotes), remotes),
     }
     change = _joined({noun: difference(before, after, noun) for noun, (before, after) in sides.items()})
     return Import(
         change, tuple(kind for name, kind in found_types.items() if known_types.get(name) != kind),
         tuple(item for name, item in found_templates.items() if known_templates.get(name) != item),
-        tuple(found.values()), tuple(claims), counters, environments, remotes, tuple(adopted), tuple(stopped),
+        tuple(found.values()), tuple(claims), counters, environments, remotes, agents, tuple(adopted),
+        tuple(stopped),
     )  # fmt: skip
 
 
@@ -288,6 +306,7 @@ def import_state(
             for name, item in plan.environments.items():
                 store.put_environment(name, item["path"], {key: value for key, value in item.items() if key != "path"})
             store.put_setting("remotes_allowed", dict(plan.remotes_allowed))
+            agent_state.write(store.folder, plan.agents)  # last: if it fails, nothing is kept of the rest either
     return plan
 
 

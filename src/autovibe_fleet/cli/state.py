@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fleet_core.errors import InvalidInput, NotFound
-from fleet_node import state_file
+from fleet_node import agent_state, state_file
 
 from . import daemon
 from .arguments import TIMEOUT
@@ -31,18 +31,23 @@ def export(
         str,
         typer.Option("--check-means", metavar="free|in_use", help="What exit code 0 of the written checks shall say."),
     ] = "free",
+    gcluster: Annotated[
+        bool, typer.Option("--gcluster", help="Write only the agents, as gcluster's state.json has them.")
+    ] = False,
 ) -> None:
-    """Write types, templates, processes and claims as JSON.
+    """Write types, templates, processes, claims and agents as JSON.
 
     It holds the secrets of declarations.
     """
     data = state_file.export_state(session.store, check_means)
+    if gcluster:
+        data = agent_state.to_gcluster(data["fleet"]["agents"])
     if file == "-":
         sys.stdout.write(state_file.render(data))
         return
     state_file.write_file(file, data)
     if session.as_json:
-        session.out.data({"path": file, "processes": len(data["instances"])})
+        session.out.data({"path": file, "processes": len(data.get("instances", ()))})
     else:
         session.out.line(f"Wrote {file}")
 
@@ -62,9 +67,10 @@ def import_file(
 ) -> None:
     """Take over what an export holds: all of it, or nothing.
 
-    Processes of the file that run are adopted. What is here already stays.
+    Processes of the file that run are adopted. What is here already stays. The state.json of gcluster is read as well:
+    its agents come without the prompts of their methods, which are in their .p files.
     """
-    data = state_file.read_file(file or _usual_file())
+    data = _data(file or _usual_file(), dry_run)
     means = dict(_meaning(text) for text in check_means or [])
     if dry_run:
         plan = state_file.plan_import(session.store, data, means)
@@ -83,6 +89,16 @@ def import_file(
         session.out.line(f"{name} runs and {'would be' if dry_run else 'is'} adopted")
     for name in plan.stopped:
         session.out.line(f"{name} does not run any more; start it with `fleet start {name}`")
+
+
+def _data(file: str, dry_run: bool) -> dict[str, Any]:
+    try:
+        return state_file.read_file(file)
+    except InvalidInput as error:
+        kept = None if dry_run else agent_state.keep_corrupt(file)
+        if kept is None:
+            raise
+        raise InvalidInput(f"{error}; it is kept as {kept}") from None
 
 
 def _usual_file() -> str:
