@@ -207,7 +207,7 @@ class ModelAPI:
 def environment_of(name: str, api: ModelAPI, home: Path) -> dict[str, str]:
     """Return the environment in which an agents' command line uses the fake API and a home folder of its own.
 
-    For codex and opencode it writes their settings into that folder.
+    Where a tool takes what it needs from a file only, the file is written there.
     """
     home.mkdir(parents=True, exist_ok=True)
     environ = {
@@ -226,4 +226,24 @@ def environment_of(name: str, api: ModelAPI, home: Path) -> dict[str, str]:
             f'base_url = "{api.url}/v1"\nwire_api = "responses"\nenv_key = "FAKE_API_KEY"\n'
             "supports_websockets = false\nrequest_max_retries = 0\nstream_max_retries = 0\n"
         )
+    elif name == "qwen":
+        environ.update(OPENAI_BASE_URL=f"{api.url}/v1", OPENAI_API_KEY="sk-fake", OPENAI_MODEL="fake-model")
+        _settings(home / ".qwen", {"security": {"auth": {"selectedType": "openai"}}, "telemetry": {"enabled": False}})
+    elif name == "gemini":
+        environ.update(GOOGLE_GEMINI_BASE_URL=api.url, GEMINI_API_KEY="fake")
+        _settings(home / ".gemini", {"security": {"auth": {"selectedType": "gemini-api-key"}}})
+    elif name == "opencode":
+        options = {"baseURL": f"{api.url}/v1", "apiKey": "sk-fake"}
+        models = {"fake-model": {"cost": {"input": 2, "output": 10}}}
+        provider = {"npm": "@ai-sdk/openai-compatible", "name": "Fake", "options": options, "models": models}
+        config = {"provider": {"fake": provider}, "model": "fake/fake-model", "small_model": "fake/fake-model"}
+        environ.update(OPENCODE_CONFIG_CONTENT=json.dumps(config), OPENCODE_DISABLE_MODELS_FETCH="1")
+    elif name == "aider":
+        environ.update(OPENAI_API_BASE=f"{api.url}/v1", OPENAI_API_KEY="sk-fake", AIDER_MODEL="openai/gpt-4o")
+        environ.update(LITELLM_LOCAL_MODEL_COST_MAP="True")
     return environ
+
+
+def _settings(folder: Path, data: Mapping[str, Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps(data))
