@@ -90,12 +90,11 @@ def run(
     if detach:
         _detach(session, where, job)
         return
-    numbers: list[str] = []
     with Progress(session.as_json, verbose) as progress:
         if where is None:
             view = running.run_here(job, session.folder, progress.take)
         else:
-            view = running.run_on(where, job, progress.take, numbers.append)
+            view = running.run_on(where, job, progress.take)
     _finish(session, where, view, fetch)
 
 

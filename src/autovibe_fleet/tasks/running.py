@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,21 +69,24 @@ def machine(name: str, ssh_config: str = "", state_dir: str = "") -> Machine | N
     return Machine(name, ("-F", os.path.abspath(ssh_config)) if ssh_config else (), state_dir)
 
 
-def run_on(where: Machine, job: Job, on_event: OnEvent, told: Callable[[str], None]) -> dict[str, Any]:
-    """Run a list on a machine and return its view. told: gets the number of the run. Ctrl-C ends it there."""
-    run, position = where.start(job.plain())
-    told(run)
-    return watch(where, run, position, on_event)
-
-
-def watch(where: Machine, run: str, position: int, on_event: OnEvent) -> dict[str, Any]:
-    """Watch a run of a machine to its end and return its view. Ctrl-C ends it there."""
+def run_on(where: Machine, job: Job, on_event: OnEvent) -> dict[str, Any]:
+    """Run a list on a machine and return its view. Ctrl-C ends it there."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        starting = pool.submit(where.start, job.plain())
+        try:
+            run, position = starting.result()
+        except KeyboardInterrupt:
+            return _cancelled(where, starting.result()[0], on_event)
     try:
         return _last(where, run, position, on_event)
     except KeyboardInterrupt:
-        on_event({"event": "connection", "state": "open", "reason": "ending the run; a moment"})
-        where.cancel(run)
-        return where.view(run)
+        return _cancelled(where, run, on_event)
+
+
+def _cancelled(where: Machine, run: str, on_event: OnEvent) -> dict[str, Any]:
+    on_event({"event": "connection", "state": "open", "reason": "ending the run there, a moment"})
+    where.cancel(run)
+    return where.view(run)
 
 
 def _last(where: Machine, run: str, position: int, on_event: OnEvent) -> dict[str, Any]:
