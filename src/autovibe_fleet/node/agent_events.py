@@ -33,7 +33,7 @@ class AgentEvents:
 
     async def load(self) -> None:
         """Take the states of now as told."""
-        self._told = {name: state for name, (state, _revision) in (await self._states(None)).items()}
+        self._told = {name: state for name, (state, _revision) in (await self.states()).items()}
         self._records.on_event.append(self._heard)
 
     async def close(self) -> None:
@@ -84,7 +84,7 @@ class AgentEvents:
 
     async def counts(self) -> dict[str, int]:
         """Return how many agents are in which state."""
-        return dict(Counter(state for state, _revision in (await self._states(None)).values()))
+        return dict(Counter(state for state, _revision in (await self.states()).values()))
 
     def _heard(self, event: Mapping[str, Any]) -> None:
         environment, _slash, name = str(event.get("id") or "").partition("/")
@@ -95,7 +95,7 @@ class AgentEvents:
         while self._waiting:
             names, self._waiting = sorted(self._waiting), set()
             try:
-                states = await self._states(names)
+                states = await self.states(names)
             except FleetError:  # the next change, or the next request, says what is wrong with the database
                 return
             for name, (state, revision) in states.items():
@@ -104,9 +104,12 @@ class AgentEvents:
                     self._told[name] = state
                     self.publish("agent", {"agent": name, "state": state, "previous": previous, "revision": revision})
 
-    async def _states(self, names: list[str] | None) -> dict[str, tuple[str, int]]:
+    async def states(self, names: Iterable[str] | None = None) -> dict[str, tuple[str, int]]:
+        """Return state and revision of agents, all or those of the names that exist."""
+        wanted = None if names is None else list(names)
+
         def read() -> tuple[dict[str, Any], dict[str, Any]]:
-            return self._store.agents(names), self._store.last_runs(names)
+            return self._store.agents(wanted), self._store.last_runs(wanted)
 
         rows, runs = await asyncio.to_thread(read)
         return {

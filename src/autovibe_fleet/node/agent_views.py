@@ -11,6 +11,7 @@ from fleet_core import lifecycle as life
 from fleet_core.agents import AgentDefinition
 from fleet_node.agent_history import UNFINISHED
 
+AWAKE = ("starting", "running", "paused", "waiting")
 STATES = ("stopped", "starting", "running", "paused", "waiting", "completed", "failed", "limited", "stopping")
 
 

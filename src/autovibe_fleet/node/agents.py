@@ -25,12 +25,13 @@ from .agent_events import AgentEvents
 from .agent_plans import Known, Plan
 from .agent_runs import abandon, begin_runs, reopen
 from .agent_schedules import AgentSchedules
-from .agent_views import ProcessFacts, view
+from .agent_views import AWAKE, ProcessFacts, state_of, view
 from .engine import Engine
 from .environments import RESERVED
 from .turns import Turns
 
 PATIENCE = 120.0  # seconds for a process to come up
+_LINGER = 10.0  # seconds that a process may take to end once its run has
 _STOP_TIMEOUT = 30.0  # seconds that a run process has to end its runner and write what became of it
 
 T = TypeVar("T")
@@ -133,7 +134,7 @@ class Agents:
         deadline = time.monotonic() + timeout
         async with self._turns.take(lambda: names):
             await self._check(names)
-            idle = [name for name in names if not self.process_facts(name).wanted]
+            idle = await self._idle(names)
             if again:
                 for name in idle:
                     await self._read(abandon, self.store, name, "given up for a new run")
@@ -153,15 +154,27 @@ class Agents:
             path = self.engine.projects[RESERVED]
             raise Conflict(f'environment "{RESERVED}" in {path}: has the name that is kept for agents; rename it')
         definitions = await self._current(names)
+        idle = await self._idle(names)
         await self._desire(names, "running")
-        idle = [name for name in names if not self.process_facts(name).wanted]
-        for run in await self._read(begin_runs, self.store, idle):
+        waiting = [name for name in names if self.process_facts(name).state == life.BACKOFF]
+        for run in await self._read(begin_runs, self.store, [*idle, *waiting]):
             self.events.publish("run", run)
         items = [{"id": process_id(name), "declaration": process_of(definitions[name])} for name in idle]
-        retried = [{"id": process_id(name)} for name in names if self.process_facts(name).state == life.BACKOFF]
+        retried = [{"id": process_id(name)} for name in waiting]
         _change, _ids, started = await self.engine.begin([*items, *retried], "started", deadline, again=True)
         self.events.look(names)
         return started
+
+    async def _idle(self, names: Iterable[str]) -> list[str]:
+        """Return those of the agents that have nothing to do, once the processes of their last runs have ended."""
+        idle = [name for name, (state, _revision) in (await self.events.states(names)).items() if state not in AWAKE]
+        ending = [process_id(name) for name in idle if self.process_facts(name).wanted]
+        if ending:
+            processes = self.engine.processes
+            gone = lambda: all(processes[i].status.state not in life.WANTED for i in ending)  # noqa: E731
+            if not await self.engine.records.until(gone, time.monotonic() + _LINGER):
+                await self.engine.apply([{"id": ident} for ident in ending], "stopped")
+        return idle
 
     async def stop(self, names: Sequence[str], timeout: float = PATIENCE) -> None:
         """Stop agents: their runs end as stopped, and their schedules begin none until they are started again."""
@@ -229,9 +242,9 @@ class Agents:
     async def _steer(self, names: Sequence[str], act: Callable[[], Any]) -> None:
         async with self._turns.take(lambda: names):
             await self._check(names)
-            for name in names:
-                if not self.process_facts(name).wanted:
-                    raise Conflict(f'agent "{name}": does not run')
+            for name, (state, _revision) in (await self.events.states(names)).items():
+                if state not in AWAKE:
+                    raise Conflict(f'agent "{name}": does not run; it is {state}')
             await act()
             self.events.look(names)
 
@@ -312,10 +325,6 @@ class Agents:
             for row, definition, run, steps, queued in await self._read(read)
         ]
 
-    async def states(self) -> dict[str, int]:
-        """Return how many agents are in which state."""
-        return await self.events.counts()
-
     async def _known(self, names: Sequence[str]) -> dict[str, Known]:
         def read() -> dict[str, tuple[Mapping[str, Any], AgentDefinition, Any]]:
             runs = self.store.last_runs(names)
@@ -323,9 +332,9 @@ class Agents:
 
         found = {}
         for name, (row, definition, run) in (await self._read(read)).items():
-            process = self.process_facts(name)
-            done = not process.wanted and run is not None and run["state"] in ("completed", "limited")
-            found[name] = Known(definition, row["desired"], process.wanted, done, row["next_run"] is not None)
+            state = state_of(self.process_facts(name), run)
+            done = state in ("completed", "limited")
+            found[name] = Known(definition, row["desired"], state in AWAKE, done, row["next_run"] is not None)
         return found
 
     async def _current(self, names: Iterable[str]) -> dict[str, AgentDefinition]:
@@ -356,7 +365,7 @@ class Agents:
     async def _scheduled(self, name: str) -> bool:
         """Begin a run whose time has come, unless one runs. Returns whether it was begun."""
         async with self._turns.take(lambda: (name,)):
-            if name not in await self._read(self.store.agents, [name]) or self.process_facts(name).wanted:
+            if (await self.events.states([name])).get(name, ("", 0))[0] in ("", *AWAKE, "stopping"):
                 return False
             await self._start([name], time.monotonic() + PATIENCE)
             return True

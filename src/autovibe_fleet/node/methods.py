@@ -58,7 +58,7 @@ class Methods:
             "python": sys.executable,
             "processes": states,
             "environments": len(self.environments.records),
-            "agents": await self.agents.states(),
+            "agents": await self.agents.events.counts(),
             "memory": (procfs.facts([os.getpid()]).get(os.getpid()) or {}).get("memory", 0),
         }
 
