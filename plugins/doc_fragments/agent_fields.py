@@ -157,7 +157,7 @@ options:
         type: dict
         suboptions:
           phrase:
-            description: The words, on a line of their own at the end of its answer.
+            description: The words that stand in its answer then.
             type: str
       verification:
         description: How fleetd finds out whether the work is complete.
