@@ -215,7 +215,7 @@ class SteerApp(App[None]):
 
     def _show_pane(self, key: Key, agent: Agent, step: Step | None) -> None:
         if key.kind == "agent":
-            self._main(AgentPane).show(agent)
+            self._main(AgentPane).show(agent, self.feed.now())
         elif key.kind == "step" and step is not None:
             self._main(StepPane).show(agent, step)
         elif key.kind == "iteration":

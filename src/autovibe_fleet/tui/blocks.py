@@ -37,12 +37,24 @@ def block(row: Row, width: int, unfolded: bool, after: str = "", sender: str = "
     moment = clock(row.get("time")) if width >= _NARROW else ""
     lines, bar = _RENDERED.get(kind, _plain)(row, room, unfolded, sender)
     shown = [tuple(line) for line in lines]
+    if shown:
+        shown[0] = _clipped(shown[0], room)
     if moment and shown:
         used = sum(_cells(text) for text, _kind in shown[0])
         shown[0] = (*shown[0], (" " * max(width - used - len(moment), 1), ""), (moment, "time"))
     if after and not (kind in _TIGHT and after in _TIGHT):
         shown.insert(0, ())
     return Block(tuple(shown), bar, kind in FOLDED)
+
+
+def _clipped(line: tuple[Piece, ...], width: int) -> tuple[Piece, ...]:
+    """Cut what a heading holds that is longer than anybody expected."""
+    found = []
+    for text, kind in line:
+        text = fit(text, width)
+        width -= _cells(text)
+        found.append((text, kind))
+    return tuple(found)
 
 
 def _cells(text: str) -> int:

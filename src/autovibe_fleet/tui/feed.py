@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Feed:
         self.selected: Key | None = None
         self.following = True
         self.reconnected = 0
+        self.now: Callable[[], float] = time.time
         self.link = Link(folder, self._event, self._connected, self._status)
         self._draw = draw
         self._tell = tell

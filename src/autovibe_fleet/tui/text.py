@@ -80,8 +80,12 @@ def fit(text: str, width: int) -> str:
         return text if len(text) <= width else text[: width - 1] + "…"
     if cell_len(text) <= width:
         return text
-    head = next(_pieces(text, max(width - 1, 1)), "")
-    return f"{head}…" if width > 1 else "…"
+    room = width - 1
+    for index, character in enumerate(text):
+        room -= cell_len(character)
+        if room < 0:
+            return f"{text[:index]}…"
+    return text
 
 
 def wrap(text: str, width: int) -> Iterator[str]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_right
 from itertools import accumulate
 from typing import Any
@@ -319,6 +318,8 @@ class HistoryView(LineView):
         self.refresh()
 
     def _spin(self) -> None:
+        if self.app.animation_level == "none":
+            return
         self._frame += 1
         if self._shown and self._shown[-1].lines[-1:] == ((("working", "spinner"),),):
             self.refresh_line(self._tops[-1] - 1)
@@ -346,5 +347,5 @@ class HistoryView(LineView):
     def _working(self) -> list[tuple[str, str]]:
         mark, kind = state_mark("running", self._frame)
         row = self._row() or {}
-        taken = short(seconds_of(row, time.time()))
+        taken = short(seconds_of(row, self.feed.now()))
         return [("   ", ""), (mark, kind), (f" working  {taken}", "dim")]

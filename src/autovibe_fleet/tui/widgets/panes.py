@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -77,9 +76,9 @@ class AgentPane(Pane):
     def compose(self) -> ComposeResult:
         yield Lines(id="agent-facts")
 
-    def show(self, agent: Agent) -> None:
+    def show(self, agent: Agent, now: float) -> None:
         """Show an agent."""
-        self.query_one("#agent-facts", Lines).show(facts.agent_lines(agent, time.time()))
+        self.query_one("#agent-facts", Lines).show(facts.agent_lines(agent, now))
 
 
 class StepPane(Vertical):
@@ -120,7 +119,7 @@ class IterationPane(Vertical):
         row = agent.iteration(key.step, key.iteration)
         if row is None:
             return
-        self.query_one("#iteration-title", Lines).show([facts.iteration_title(agent, row, time.time())])
+        self.query_one("#iteration-title", Lines).show([facts.iteration_title(agent, row, self.feed.now())])
         trouble = facts.iteration_trouble(row)
         self._optional("#trouble", [trouble] if trouble else [])
         outbox = agent.outbox(row)

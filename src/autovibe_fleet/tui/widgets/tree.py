@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -180,6 +179,8 @@ class AgentTree(LineView):
         self.scroll_to_region(Region(0, self.at, 1, 1), animate=False, force=True)
 
     def _spin(self) -> None:
+        if self.app.animation_level == "none":
+            return
         self._frame += 1
         top = self.scroll_offset.y
         for index, line in enumerate(self.lines[top : top + self.size.height]):
@@ -237,7 +238,7 @@ class AgentTree(LineView):
         right = []
         if row.get("cost"):
             right.append((f"{money(row['cost'])}  ", "faint"))
-        right.append((f"{short(seconds_of(row, time.time()))} ", "dim"))
+        right.append((f"{short(seconds_of(row, self.feed.now()))} ", "dim"))
         return left, right
 
 
