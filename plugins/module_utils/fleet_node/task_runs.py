@@ -210,6 +210,7 @@ class _Runner:
         for name in self._tasks.names:
             if before is not None and name in self._plan.resume.keep:
                 self._results[name] = {**before.result(name), "kept": True}
+                self._state.write_result(name, self._results[name])
                 states[name] = self._results[name]["state"]
             else:
                 self._state.forget(name)
