@@ -46,6 +46,7 @@ PANELS: dict[str, dict[str, str]] = {
         "steer": "steer:steer",
         "task": "tasks:app",
         "mcp": "mcp:app",
+        "gcluster": "gcluster:gcluster",
     },
     "This host": {
         "daemon": "daemon_commands:app",
