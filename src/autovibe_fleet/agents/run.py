@@ -51,13 +51,13 @@ def _run(name: str) -> int:
         store.close()
 
 
-def take_lock(path: Path, name: str, patience: float = _PATIENCE) -> int:
+def take_lock(path: Path, name: str) -> int:
     """Return a descriptor that keeps every other process from running the agent. Children do not inherit it.
 
-    Raises Conflict when another process holds it for longer than patience seconds.
+    Raises Conflict when another process goes on holding it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + _PATIENCE
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
