@@ -234,7 +234,7 @@ class _Lines:
         *lines, rest = data.split(b"\n")
         for line in lines:
             self._add(line)
-            self.flush()
+            self._give()
         self._add(rest)
 
     def _add(self, part: bytes) -> None:
@@ -243,12 +243,15 @@ class _Lines:
             self._parts.append(part)
             self._size += len(part)
 
+    def _give(self) -> None:
+        line = b"".join(self._parts).decode("utf-8", "replace").rstrip("\r")
+        self._parts, self._size = [], 0
+        self._take(line)
+
     def flush(self) -> None:
         """Give away what came without an end of line."""
         if self._parts:
-            line = b"".join(self._parts).decode("utf-8", "replace").rstrip("\r")
-            self._parts, self._size = [], 0
-            self._take(line)
+            self._give()
 
 
 async def _set(event: asyncio.Event) -> None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 
 from ..errors import InvalidInput
 from ..names import nearest
+from .aider import AiderRunner
 from .claude import ClaudeRunner
 from .codex import CodexRunner
 from .command import CommandRunner
+from .gemini import GeminiRunner
+from .opencode import OpencodeRunner
 from .protocol import Reader, Runner
+from .qwen import QwenRunner
 
 __all__ = ["NAMES", "Reader", "Runner", "runner"]
 
-_RUNNERS: dict[str, Runner] = {each.name: each for each in (ClaudeRunner(), CodexRunner(), CommandRunner())}
+_ALL: tuple[Runner, ...] = (
+    *(ClaudeRunner(), CodexRunner(), OpencodeRunner(), AiderRunner(), GeminiRunner(), QwenRunner(), CommandRunner()),
+)
+_RUNNERS = {each.name: each for each in _ALL}
 NAMES = tuple(_RUNNERS)
 
 

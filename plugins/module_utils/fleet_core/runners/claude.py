@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..errors import InvalidInput
 from ..runner_events import Event, Invocation, Outcome, Turn, Usage, cut
 from .protocol import (
     Tally,
@@ -21,6 +20,7 @@ from .protocol import (
     failure,
     json_line,
     mapping,
+    no_config,
     number,
     permission_mode,
     plain,
@@ -40,8 +40,7 @@ class ClaudeRunner:
     resumes = True
 
     def invocation(self, turn: Turn) -> Invocation:
-        if turn.config:
-            raise InvalidInput('runner "claude": takes no config; give --settings or --mcp-config as arguments')
+        no_config(self.name, turn)
         argv = [turn.executable or "claude", "--print", "--verbose", "--replay-user-messages"]
         argv += ["--input-format", "stream-json", "--output-format", "stream-json"]
         if turn.session:
@@ -126,7 +125,7 @@ class MessageReader:
         return [Event("session", "", detail)]
 
     def _assistant(self, message: Mapping[str, Any]) -> list[Event]:
-        events = self._tally.piece(string(message.get("id")), _usage(mapping(message.get("usage"))))
+        events = self._tally.piece(string(message.get("id")), message_usage(mapping(message.get("usage"))))
         for block in map(mapping, sequence(message.get("content"))):
             kind = block.get("type")
             if kind == "text" and block.get("text"):
@@ -162,7 +161,7 @@ class MessageReader:
         if isinstance(since, dict):
             used = _model_usage(since)
         else:
-            used = _usage(mapping(data.get("usage")))
+            used = message_usage(mapping(data.get("usage")))
         # The sums hold the whole session, earlier runs of the program included.
         total = replace(_model_usage(mapping(data.get("modelUsage"))), cost=dollars(data.get("total_cost_usd")))
         if used.cost is None and total.cost is not None:
@@ -205,7 +204,7 @@ def _text(content: Any) -> str:
     return cut("\n".join(string(block.get("text")) or f"[{string(block.get('type'))}]" for block in blocks))
 
 
-def _usage(data: Mapping[str, Any]) -> Usage:
+def message_usage(data: Mapping[str, Any]) -> Usage:
     return Usage(
         input_tokens=number(data.get("input_tokens")),
         output_tokens=number(data.get("output_tokens")),

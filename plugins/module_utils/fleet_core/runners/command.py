@@ -84,10 +84,8 @@ class CommandReader:
         return events
 
     def _plain(self, line: str) -> list[Event]:
-        if not line.strip():
-            return []
         self._keep(line)
-        if self._full:
+        if self._full or not line.strip():
             return []
         self._lines += 1
         self._characters += len(line)
@@ -162,7 +160,7 @@ class CommandReader:
             reason=reason,
             error=error,
             session=string(said.get("session")) or self._session,
-            result=cut(string(said.get("text")) or "\n".join(self._texts)),
+            result=cut(string(said.get("text")) or "\n".join(self._texts).strip("\n")),
             usage=self._usage,
             turns=number(said.get("turns")),
         )

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from ..errors import InvalidInput
 from ..runner_events import Event, Invocation, Outcome, Turn, Usage, cut
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Runner(Protocol):
@@ -118,7 +122,7 @@ def plain(value: Any) -> str:
 
 def last_line(text: str) -> str:
     """Return the last line that begins with "Error", or else says anything; 500 characters at most."""
-    lines = [line.strip()[:500] for line in text.splitlines() if line.strip()]
+    lines = [line.strip()[:500] for line in _COLOURS.sub("", text).splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]
     return (errors or lines or [""])[-1]
 
@@ -144,6 +148,18 @@ def failure(name: str, exit_code: int | None, stderr: str) -> str:
 def permission_mode(turn: Turn, bypass: str) -> str:
     """Return the tool's own word for a permission mode; "bypass" is everyone's word for "ask nothing"."""
     return bypass if turn.permission_mode == "bypass" else turn.permission_mode
+
+
+def no_config(name: str, turn: Turn) -> None:
+    """Raise InvalidInput if a turn holds settings for a tool that takes none this way."""
+    if turn.config:
+        key = next(iter(turn.config))
+        raise InvalidInput(f'runner "{name}": config "{key}": this tool takes no config; give it arguments')
+
+
+def with_system_prompt(turn: Turn) -> str:
+    """Return the prompt of a tool that has no place for a system prompt: below it."""
+    return f"{turn.system_prompt}\n\n{turn.prompt}" if turn.system_prompt else turn.prompt
 
 
 def dollars(value: Any) -> float | None:
