@@ -54,7 +54,7 @@ def changing(file: Path, make: bool = False) -> Iterator[Content]:
     descriptor = -1
     try:
         if make:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:

@@ -69,7 +69,7 @@ class TomlText:
         """Return the tables in the order of the text, arrays of tables included."""
         headers = [at for at, entry in enumerate(self.entries) if entry.kind == "header"]
         leads = [self._lead(at) for at in headers]
-        ends = [*leads[1:], len(self.entries)]
+        ends = [*leads[1:], len(self.entries)][: len(headers)]
         return [
             Section(self.entries[at].path, lead, at, end, self.entries[at].array)
             for at, lead, end in zip(headers, leads, ends, strict=True)
