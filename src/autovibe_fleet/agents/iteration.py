@@ -61,13 +61,12 @@ class Iteration:
         try:
             runner = runners.runner(self._definition.runner)
         except InvalidInput as error:
-            self._begin(run_id, "", [])
+            self._begin(run_id, "", [], self._ask.text)
             return Outcome(ok=False, reason="not_found", error=str(error))
         session = self._ask.session if runner.resumes else ""
         messages, new = self._c.inbox.take(self._ask)
         text = compose(self._ask, messages, bool(session), self._state.result)
-        self._begin(run_id, session, new)
-        self._c.recorder.message(self.row["id"], "prompt", text)
+        self._begin(run_id, session, new, text)
         self._c.control.watch_turn(self._stop)
         self._c.watchdog.begin()
         watching = asyncio.ensure_future(self._watch())
@@ -125,8 +124,8 @@ class Iteration:
         """The watchdog's sentence if it asked for the end, or nothing."""
         return self._stop.error if self._stop.reason == WATCHDOG else ""
 
-    def _begin(self, run_id: int, session: str, new: list[Row]) -> None:
-        """Write the row, and mark its messages as sent, in one transaction."""
+    def _begin(self, run_id: int, session: str, new: list[Row], text: str) -> None:
+        """Write the row, and mark its messages as sent, in one transaction; then the prompt."""
         ask, c = self._ask, self._c
         with c.store.transaction():
             self.row = c.store.begin_iteration(
@@ -142,8 +141,10 @@ class Iteration:
             given = c.inbox.begin(self.row["id"], ask.step, new)
         c.recorder.told("iteration", self.row)
         c.recorder.told("injection", *given)
+        c.recorder.message(self.row["id"], "prompt", text)
         for row in given:
             c.recorder.message(self.row["id"], "user", row["text"], {"injection": row["id"], "sender": row["sender"]})
+        c.recorder.flush()
 
     async def _turn(self, runner: Runner, text: str, session: str) -> Outcome:
         definition = self._definition
