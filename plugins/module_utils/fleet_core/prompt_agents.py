@@ -31,22 +31,23 @@ _CALL = re.compile(r"@([A-Za-z0-9_][A-Za-z0-9_-]*)")
 DEFAULT_RUNNER = "claude"
 
 
-def agents(parsed: PromptFile, base: Mapping[str, Any] | None = None) -> tuple[AgentDefinition, ...]:
+def agents(parsed: PromptFile, base: Mapping[str, Any] | None = None, folder: str = "") -> tuple[AgentDefinition, ...]:
     """Return the agents of a file: those that it names agent-NAME, in its order.
 
     A file that names none but invokes methods is one agent with the file's name. base: further fields of every agent,
-    such as runner (by default claude), model, limits. A line @agent-NAME(arguments) fills that agent's parameters.
-    Raises InvalidInput with file, line and column.
+    such as runner (by default claude), model, limits; folder: what relative paths in it are relative to. A line
+    @agent-NAME(arguments) fills that agent's parameters. Raises InvalidInput with file, line and column.
     """
+    fields = _Fields(base or {}, folder)
     calls = {node.name: node for node in parsed.program if isinstance(node, Invocation) and node.name in parsed.agents}
     found = []
     for name in parsed.agents:
         method = parsed.methods[name]
         call = calls.get(name)
         given = _bound(call, method, parsed.methods) if call else {}
-        found.append(_agent(parsed, method, given, base or {}))
+        found.append(_agent(parsed, method, given, fields))
     if not parsed.agents and parsed.program:
-        found.append(_program_agent(parsed, base or {}))
+        found.append(_program_agent(parsed, fields))
     return tuple(found)
 
 
@@ -76,7 +77,7 @@ def agent_from_form(
         plan = _Plan([Method(f"{AGENT}{form.name}", (), form.body)], steps)
     else:
         plan = _lower(replace(form.pipeline, initial=""), methods, {}, "", place)
-    return _definition(place, form.name, form, plan, base or {})
+    return _definition(place, form.name, form, plan, _Fields(base or {}))
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,15 @@ class _Plan:
     steps: list[dict[str, Any]]
 
 
-def _agent(
-    parsed: PromptFile, method: PromptMethod, given: Mapping[str, str], base: Mapping[str, Any]
-) -> AgentDefinition:
+@dataclass(frozen=True)
+class _Fields:
+    """Further fields of an agent, and what relative paths in them are relative to."""
+
+    base: Mapping[str, Any]
+    folder: str = ""
+
+
+def _agent(parsed: PromptFile, method: PromptMethod, given: Mapping[str, str], fields: _Fields) -> AgentDefinition:
     name = method.name[len(AGENT) :]
     if not NAME.fullmatch(name):
         raise method.place.error(f'expected a name after "{AGENT}", of letters, digits, "-" and "_", found "{name}"')
@@ -110,27 +117,28 @@ def _agent(
         if given:
             step["arguments"] = [given[parameter] for parameter in method.parameters]
         plan = _Plan([body], [step])
-    return _definition(method.place, name, form, plan, base)
+    return _definition(method.place, name, form, plan, fields)
 
 
-def _program_agent(parsed: PromptFile, base: Mapping[str, Any]) -> AgentDefinition:
+def _program_agent(parsed: PromptFile, fields: _Fields) -> AgentDefinition:
     place = parsed.program[0].place
     name = posixpath.basename(parsed.name)
     name = name[: -len(SUFFIX)] if name.endswith(SUFFIX) else name
     if not NAME.fullmatch(name):
         raise place.error(f'expected a definition "{AGENT}NAME:", or a file whose name can be an agent\'s')
     plan = _program(parsed.program, parsed.methods, f"{AGENT}{name}")
-    return _definition(place, name, None, plan, base)
+    return _definition(place, name, None, plan, fields)
 
 
-def _definition(place: Place, name: str, form: Form | None, plan: _Plan, base: Mapping[str, Any]) -> AgentDefinition:
+def _definition(place: Place, name: str, form: Form | None, plan: _Plan, fields: _Fields) -> AgentDefinition:
+    base = fields.base
     for key in ("name", "methods", "pipeline"):
         if key in base:
             raise InvalidInput(f'{place.file}: "{key}" comes from the file and cannot be given beside it')
     methods = {method.name: method.to_dict() for method in plan.methods}
     data = {"runner": DEFAULT_RUNNER, **base, "name": name, "methods": methods, "pipeline": plan.steps}
     try:
-        found = agent_definition(data)
+        found = agent_definition(data, fields.folder)
     except InvalidInput as error:
         raise place.error(str(error)) from None
     if form is not None and agent_form(form_of(found)) != agent_form(form):

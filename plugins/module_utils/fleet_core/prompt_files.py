@@ -99,11 +99,11 @@ def parse(text: str, name: str = "<text>", load: Load | None = None) -> PromptFi
     return replace(found, methods={**library.methods, **found.methods})
 
 
-def agents(parsed: PromptFile, base: Mapping[str, Any] | None = None) -> tuple[AgentDefinition, ...]:
+def agents(parsed: PromptFile, base: Mapping[str, Any] | None = None, folder: str = "") -> tuple[AgentDefinition, ...]:
     """Return the agents of a file; base: further fields of each, such as runner (prompt_agents.agents)."""
     from . import prompt_agents
 
-    return prompt_agents.agents(parsed, base)
+    return prompt_agents.agents(parsed, base, folder)
 
 
 class _Reader:

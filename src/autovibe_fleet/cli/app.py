@@ -43,9 +43,21 @@ PANELS: dict[str, dict[str, str]] = {
         "resources": "resources:app",
     },
     "Agents": {
+        "apply": "agent_files:apply",
+        "agents": "agents:app",
+        "run": "agent_runs:run",
+        "pause": "agent_runs:pause",
+        "resume": "agent_runs:resume",
+        "interrupt": "agent_runs:interrupt",
+        "message": "agent_runs:message",
+        "edit": "revisions:edit",
+        "revisions": "revisions:revisions",
+        "diff": "revisions:diff",
+        "rollback": "revisions:rollback",
         "steer": "steer:steer",
         "task": "tasks:app",
         "mcp": "mcp:app",
+        "schema": "schemas:schema",
         "gcluster": "gcluster:gcluster",
     },
     "This host": {
@@ -56,7 +68,10 @@ PANELS: dict[str, dict[str, str]] = {
     },
 }
 # Commands for which it does not matter in which project they are given.
-_NO_PROJECT = ("discover", "kill-all", "init", "list", "version", "help")
+_NO_PROJECT = (
+    *("discover", "kill-all", "init", "list", "version", "help", "schema"),
+    *("apply", "run", "pause", "resume", "interrupt", "message", "edit", "revisions", "diff", "rollback"),
+)
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 # Boxes and colors in the help are for terminals.
 _MARKUP: Literal["rich"] | None = "rich" if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from fleet_node.agents import AgentStore
     from fleet_node.store import Store
 
 
@@ -78,3 +79,46 @@ def environments(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of known environments."""
     store = _store(ctx)
     return _matching(list(store.environments()), incomplete) if store else []
+
+
+def _agent_store(context: typer.Context) -> AgentStore | None:
+    from fleet_node import paths
+    from fleet_node.agents import AgentStore
+
+    given = next((found.params["state_dir"] for found in _chain(context) if found.params.get("state_dir")), None)
+    folder = paths.state_dir(given)
+    return AgentStore(folder) if (folder / paths.AGENTS_DATABASE).exists() else None
+
+
+def agents(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of agents."""
+    store = _agent_store(ctx)
+    return _matching(list(store.agents()), incomplete) if store else []
+
+
+def agent_steps(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Labels of the steps of the agent that the command line names."""
+    return _agent_parts(ctx, incomplete, "steps")
+
+
+def agent_methods(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of the methods of the agent that the command line names."""
+    return _agent_parts(ctx, incomplete, "methods")
+
+
+def agent_revisions(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Numbers of the revisions of the agent that the command line names."""
+    return _agent_parts(ctx, incomplete, "revisions")
+
+
+def _agent_parts(context: typer.Context, incomplete: str, what: str) -> list[str]:
+    store, name = _agent_store(context), str(context.params.get("name") or "")
+    if store is None or name not in store.agents([name]):
+        return []
+    definition = store.definition(name)
+    found = {
+        "steps": lambda: [step.label for step in definition.pipeline],
+        "methods": lambda: [method.name for method in definition.methods],
+        "revisions": lambda: [str(row["number"]) for row in store.revisions(name)],
+    }
+    return _matching(found[what](), incomplete)

@@ -12,7 +12,7 @@ import typer
 
 from fleet_core.errors import InvalidInput, NotFound, ProcessFailed, TimedOut
 
-from . import completion, progress, projects
+from . import agent_names, agent_runs, completion, progress, projects
 from .arguments import Names, Timeout, Wait, seconds
 from .output import Column, described, duration, size
 from .session import Session
@@ -22,11 +22,22 @@ _PRINTED = re.compile(r"exit code|killed by|not ready|in time|unhealthy")
 
 
 def stop(session: Session, names: Names, timeout: Timeout = "") -> None:
-    """Stop processes and give back what they claim.
+    """Stop processes and give back what they claim; stop agents.
 
-    The whole process group ends: with the stop signal, and with SIGKILL after the stop timeout.
+    The whole process group ends: with the stop signal, and with SIGKILL after the stop timeout. A name that no process
+    has is that of an agent; agents/NAME is always one.
     """
-    apply_change(session, "processes.stop", {"ids": projects.process_ids(session, names)}, True, timeout)
+    agents, names = agent_names.split(session, names)
+    stopped = agent_runs.stop(session, agents, timeout) if agents else []
+    if names:
+        try:
+            ids = projects.process_ids(session, names)
+            apply_change(session, "processes.stop", {"ids": ids}, True, timeout, {"agents": stopped} if agents else {})
+        except NotFound as error:
+            hint = agent_names.hint(session, names[0]) if len(names) == 1 and "did you mean" not in str(error) else ""
+            raise NotFound(f"{error}{hint}") from None
+    elif session.as_json:
+        session.out.data({"agents": stopped})
 
 
 def restart(session: Session, names: Names, wait: Wait = True, timeout: Timeout = "") -> None:
@@ -39,8 +50,18 @@ def delete(session: Session, names: Names, timeout: Timeout = "") -> None:
     apply_change(session, "processes.delete", {"ids": projects.process_ids(session, names)}, True, timeout)
 
 
-def apply_change(session: Session, method: str, params: dict[str, Any], wait: bool, timeout: str) -> None:
-    """Call a method that changes processes, show its progress, and say what happened to each."""
+def apply_change(
+    session: Session,
+    method: str,
+    params: dict[str, Any],
+    wait: bool,
+    timeout: str,
+    beside: Mapping[str, Any] | None = None,
+) -> None:
+    """Call a method that changes processes, show its progress, and say what happened to each.
+
+    beside: what --json writes in addition.
+    """
     ids = params.get("ids") or [item["id"] for item in params["items"]]
     try:
         with progress.shown(session, ids=set(ids)):
@@ -53,7 +74,7 @@ def apply_change(session: Session, method: str, params: dict[str, Any], wait: bo
             raise type(error)(f"{error.message}; see `fleet logs {ids[0]}`") from error
         raise
     if session.as_json:
-        session.out.data(answer)
+        session.out.data({**answer, **(beside or {})})
         return
     now = {process["id"]: process for process in answer["processes"]}
     for ident in ids:

@@ -20,6 +20,7 @@ from . import completion
 from .output import Output
 
 if TYPE_CHECKING:
+    from fleet_node.agents import AgentStore
     from fleet_node.client import Client
     from fleet_node.store import Store
 
@@ -83,6 +84,18 @@ class Session:
         return Store(self.folder)
 
     @functools.cached_property
+    def agents(self) -> AgentStore:
+        """The agents database of this host; it needs no fleetd."""
+        from fleet_node.agents import AgentStore
+
+        return AgentStore(self.folder)
+
+    @property
+    def has_agents(self) -> bool:
+        """Whether an agent was ever declared here."""
+        return (self.folder / paths.AGENTS_DATABASE).exists()
+
+    @functools.cached_property
     def client(self) -> Client:
         """A connection to fleetd, which is started when it does not run. Raises Unavailable."""
         client = self.running_client()
@@ -107,7 +120,7 @@ class Session:
 
         return Client(self.folder)
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, /, **params: Any) -> Any:
         """Call fleetd; parameters that are None are left out."""
         return self.client.call(method, **{key: value for key, value in params.items() if value is not None})
 
