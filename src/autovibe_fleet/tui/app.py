@@ -16,7 +16,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.events import DescendantFocus
 from textual.filter import LineFilter
-from textual.widgets import Footer, Input
+from textual.widgets import Footer
 
 from fleet_core.errors import FleetError
 
@@ -31,6 +31,7 @@ from .theme import THEME
 from .widgets.history import HistoryView
 from .widgets.message_box import MessageBox
 from .widgets.panes import AgentPane, IterationPane, Lines, StepPane
+from .widgets.search_box import SearchBox
 from .widgets.tree import AgentTree
 
 _BACK = 3.0  # seconds that "connected again" is shown
@@ -82,7 +83,7 @@ class SteerApp(App[None]):
         yield Lines(id="banner", wrap=False)
         with Horizontal(id="body-row"):
             with Vertical(id="left"):
-                yield Input(id="search", placeholder="/ search", select_on_focus=True)
+                yield SearchBox()
                 yield AgentTree(self.feed)
                 yield Lines(id="empty")
             with Vertical(id="right"):
@@ -273,20 +274,16 @@ class SteerApp(App[None]):
         self.screen_stack[0].set_class(right, "-right")
 
     def action_search(self) -> None:
-        self.query_one("#search", Input).focus()
+        self.query_one(SearchBox).focus()
 
-    def on_input_changed(self, event: Input.Changed) -> None:
+    def on_input_changed(self, event: SearchBox.Changed) -> None:
         self.feed.model.find(event.value)
         self._draw({("tree", "")})
 
-    def on_input_submitted(self) -> None:
-        self.query_one(AgentTree).focus()
-
     def key_escape(self) -> None:
-        """Leave the search, or the right side."""
-        search = self.query_one("#search", Input)
-        if self.focused is search or search.value:
-            search.value = ""
+        """Leave the right side, then the search."""
+        if self.focused is self.query_one(AgentTree):
+            self.query_one(SearchBox).value = ""
         self.query_one(AgentTree).focus()
 
     # Steering

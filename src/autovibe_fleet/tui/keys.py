@@ -7,7 +7,7 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Everywhere",
         (
-            ("j k  ↓ ↑", "down and up: a line of the tree, a message of the history"),
+            ("j k  ↓ ↑", "down and up"),
             ("PgDn PgUp", "a screen down and up"),
             ("g  G", "the first and the last line or message"),
             ("Tab", "the next pane: tree, right side, message box"),
@@ -20,7 +20,7 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         "Tree",
         (
             ("→ ←  l h", "unfold and fold; ← on a line goes to the one above it"),
-            ("Enter", "fold or unfold; on an iteration, go to its history; on “more”, load more"),
+            ("Enter", "fold or unfold; go to an iteration's history; load more"),
             ("n", "the newest iteration of this agent or step"),
         ),
     ),
@@ -39,7 +39,7 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("Enter", "in the message box: send"),
             ("Ctrl+J", "in the message box: another line (Alt+Enter too)"),
             ("Esc", "leave the message box; the text stays"),
-            ("e", "edit the prompt of the step; Ctrl+S writes it as a new revision"),
+            ("e", "edit the prompt; Ctrl+S writes a new revision"),
             ("p", "pause the agent, or let it go on"),
             ("i", "interrupt the iteration that runs"),
             ("r", "run the agent"),

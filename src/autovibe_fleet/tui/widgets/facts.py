@@ -40,10 +40,14 @@ def agent_lines(agent: Agent, now: float) -> Lines:
     if view.get("next_run"):
         yield _pair("Next run", (day(view["next_run"]), "text"))
     if view.get("queued"):
-        yield _pair("Queued", (f"{view['queued']} steering message(s) wait", "warn"))
+        yield _pair("Queued", (_waiting(int(view["queued"])), "warn"))
     yield []
     yield from _all_iterations(agent)
     yield from _revisions(agent)
+
+
+def _waiting(number: int) -> str:
+    return "1 steering message waits" if number == 1 else f"{number} steering messages wait"
 
 
 def _runner(agent: Agent) -> str:
@@ -109,7 +113,7 @@ def _workspace(agent: Agent) -> Lines:
 
 def _all_iterations(agent: Agent) -> Lines:
     found = agent.statistics.get("")
-    if found is None:
+    if not found or not found.get("iterations"):
         return
     yield [("Statistics", "title")]
     counts = f"{found.get('succeeded', 0)} succeeded · {found.get('failed', 0)} failed"

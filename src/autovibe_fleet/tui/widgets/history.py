@@ -46,7 +46,7 @@ class HistoryView(LineView):
     def update(self) -> None:
         """Lay out what the feed has. What the reader looks at stays in its place."""
         history = self.feed.history
-        width = max(self.size.width - _GUTTER - 1, 8)
+        width = max(self.scrollable_content_region.width - _GUTTER, 8)
         if history is not self._history:
             self._history = history
             self._unfolded.clear()
@@ -64,6 +64,7 @@ class HistoryView(LineView):
                 self._to_bottom()
             elif anchor is not None:
                 self._to_anchor(*anchor)
+            self.vertical_scrollbar.position = self.scroll_y
         finally:
             self._syncing = False
         self.refresh()

@@ -4,15 +4,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rich.text import Text
+from textual.binding import Binding, BindingType
 from textual.events import Key
 from textual.message import Message
 from textual.widgets import TextArea
 
 from ..text import one_line, same_length
 
-_NEW_LINE = ("ctrl+j", "shift+enter", "alt+enter")
+_KEYS = {
+    "enter": "send",
+    "ctrl+j": "new_line",
+    "shift+enter": "new_line",
+    "alt+enter": "new_line",
+    "escape": "leave",
+}
 
 
 class SafeTextArea(TextArea):
@@ -26,6 +34,12 @@ class SafeTextArea(TextArea):
 
 class MessageBox(SafeTextArea):
     """Enter sends, Ctrl+J begins another line."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [  # for the footer: _on_key sees the keys first
+        Binding("enter", "send", "Send"),
+        Binding("ctrl+j", "new_line", "Another line", key_display="Ctrl+J"),
+        Binding("escape", "leave", "Leave", key_display="Esc"),
+    ]
 
     @dataclass
     class Sent(Message):
@@ -41,18 +55,18 @@ class MessageBox(SafeTextArea):
         self.placeholder = f"Message to {one_line(where, 60)}"
 
     async def _on_key(self, event: Key) -> None:
-        if event.key == "enter":
+        action = _KEYS.get(event.key)
+        if action is not None:  # which an editor takes for itself otherwise
             event.stop()
             event.prevent_default()
-            if self.text.strip():
-                self.post_message(self.Sent(self.text))
-        elif event.key in _NEW_LINE:
-            event.stop()
-            event.prevent_default()
-            self.insert("\n")
-        elif event.key == "escape":
-            event.stop()
-            event.prevent_default()
-            self.screen.query_one("#history").focus()
-        else:
-            await super()._on_key(event)
+            await self.run_action(action)
+
+    def action_send(self) -> None:
+        if self.text.strip():
+            self.post_message(self.Sent(self.text))
+
+    def action_new_line(self) -> None:
+        self.insert("\n")
+
+    def action_leave(self) -> None:
+        self.screen.query_one("#history").focus()

@@ -29,8 +29,7 @@ class Lines(Static):
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"line--{kind}" for kind in KINDS}
 
     def __init__(self, *, id: str | None = None, wrap: bool = True, classes: str = "") -> None:  # noqa: A002
-        super().__init__("", id=id, markup=False, classes=classes)
-        self._wrap = wrap
+        super().__init__("", id=id, markup=False, classes=classes if wrap else f"{classes} one-line".strip())
         self._last: list[Pieces] = []
 
     def show(self, lines: Iterable[Pieces]) -> None:
@@ -43,7 +42,7 @@ class Lines(Static):
 
     def paint(self) -> None:
         """Draw what is shown in the colors of the theme."""
-        text = Text(no_wrap=not self._wrap, overflow="fold" if self._wrap else "ellipsis")
+        text = Text()
         for index, line in enumerate(self._last):
             if index:
                 text.append("\n")

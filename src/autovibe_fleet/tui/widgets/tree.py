@@ -218,7 +218,7 @@ class AgentTree(LineView):
     def _agent(self, agent: Agent, indent: str) -> tuple[list[Piece], list[Piece]]:
         sign, kind = state_mark(agent.state, self._frame)
         queued = int(agent.view.get("queued") or 0)
-        waiting = [(f"{queued} queued ", "warn")] if queued else []
+        waiting = [(f"{queued} queued · ", "warn")] if queued else []
         return (
             [(indent, "dim"), (f"{sign} ", kind), (one_line(agent.name, 120), "name")],
             [*waiting, (f"{agent.state} ", kind)],
