@@ -91,12 +91,13 @@ def take_up(message: dict) -> None:
     tell("text", text=f"I have written it down: {message['text']}")
 
 
+def plan(task: str) -> None:
+    items = [line for line in task.splitlines() if line.startswith(OPEN)]
+    BACKLOG.write_text("\n".join(["# Backlog", "", *items, ""]))
+
+
 def work(inbox: Inbox, task: str) -> str:
-    """Do what the task says: plan, one item, or, when it is nothing but messages, everything that is open."""
-    if "Write BACKLOG.md" in task:
-        items = [line for line in task.splitlines() if line.startswith(OPEN)]
-        BACKLOG.write_text("\n".join(["# Backlog", "", *items, ""]))
-        return state()
+    """Do one item, or, when the task is nothing but messages, everything that is open. Returns what was done."""
     report = []
     while items := open_items():
         tell("text", text=f"Next: {items[0]}")
@@ -116,10 +117,13 @@ def state() -> str:
 def main() -> None:
     inbox = Inbox()
     task, messages = said_in((inbox.next() or {"text": ""})["text"])
+    planning = "Write BACKLOG.md" in task
+    if planning:
+        plan(task)
     for message in messages:
         add(message)
         tell("text", text=f"I have written it down: {message}")
-    result = work(inbox, task)
+    result = state() if planning else work(inbox, task)
     tell("text", text=result)
     tell("result", ok=True, text=result)
     while (message := inbox.next()) is not None:  # one that came at the very end
