@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
+from fleet_core.errors import FleetError
 from fleet_node.agents import AgentStore
 
 _POLL = 1.0  # seconds between looks at the store, for what no event has told
@@ -53,7 +55,6 @@ class Control:
     def terminate(self) -> None:
         """This process is asked to end (SIGTERM)."""
         self.terminated = True
-        self.refresh()
         self.changed.set()
         self._check_turn()
 
@@ -80,11 +81,12 @@ class Control:
         """Look at the store each second, whether or not fleetd is there to tell. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(_POLL)
-            version = self._store.data_version()
-            if version != self._version:
-                self._version = version
-                self.refresh()
-                self._arrived()
+            with contextlib.suppress(FleetError):  # who writes next will say it, and end the run's process
+                version = self._store.data_version()
+                if version != self._version:
+                    self.refresh()
+                    self._arrived()
+                    self._version = version
 
     def watch_turn(self, stop: Stop | None) -> None:
         """From now on end this turn when that is wanted; None: there is none."""

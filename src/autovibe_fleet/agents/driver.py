@@ -185,7 +185,9 @@ class Driver:
         """Take up a definition that was edited since the last iteration."""
         revision = self._c.control.revision
         if revision and revision != self._revision:
-            self._definition = self._store.definition(self._name, revision)
+            before, self._definition = self._definition, self._store.definition(self._name, revision)
+            if self._definition.runner != before.runner:  # to which the session means nothing
+                self._state = replace(self._state, session="", session_total={})
             if self._revision:
                 say(f"revision {revision} applies from here")
             self._revision = revision
@@ -300,6 +302,7 @@ class Driver:
 
     async def _halt(self) -> int:
         """End this process; and the run as well, if the agent is to be stopped."""
+        self._c.control.refresh()
         if self._c.control.desired != "stopped":
             self._save()
             say(f"run {self._run['id']} goes on when the agent's process is started again")

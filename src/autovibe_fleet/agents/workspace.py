@@ -34,7 +34,7 @@ async def prepare(definition: AgentDefinition, run_id: int, folder: Path, known:
     repository, base (a commit) and branch. Raises FleetError in a sentence when git is missing or cannot do it.
     """
     wanted = definition.workspace
-    if known.get("path") and (known.get("kind") == "folder" or os.path.isdir(known["path"])):
+    if known.get("path") and os.path.isdir(known["path"]):
         return known
     if wanted.kind == "folder":
         path = wanted.path or os.fspath(folder / "workspace")
