@@ -14,8 +14,10 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.integration.fleetd import wait_for
 from tests.requirements import REPOSITORY, require_tool
 
 USER = "fleet-newcomer"
@@ -118,7 +120,8 @@ def test_make_site_brings_a_fresh_machine_to_a_running_project(newcomer: Newcome
     assert counts["changed"] > 0
 
     listed = json.loads(newcomer.succeed("fleet", "ps", "--json"))
-    states = {process["name"]: process["completed"] or process["status"] for process in listed["processes"]}
+    demo = [process for process in listed["processes"] if process["environment"] == "demo"]
+    states = {process["name"]: process["completed"] or process["status"] for process in demo}
     assert states == {"migrate": True, "proxy": "running", "web": "running", "worker": "running"}
 
     urls = set(re.findall(r"http://127\.0\.0\.1:\d+[^\s)]*", output))
@@ -126,6 +129,29 @@ def test_make_site_brings_a_fresh_machine_to_a_running_project(newcomer: Newcome
     for url in urls:
         with urllib.request.urlopen(url, timeout=10) as answer:
             assert answer.status == 200, url
+
+
+def the_agent(newcomer: Newcomer) -> dict[str, Any]:
+    (agent,) = json.loads(newcomer.succeed("fleet", "agents", "--json"))["agents"]
+    return dict(agent)
+
+
+@pytest.mark.timeout(120)
+def test_the_demo_agent_comes_to_its_end_and_runs_once_more_with_a_message(newcomer: Newcomer) -> None:
+    folder = newcomer.home / ".local/share/autovibe/agent-demo"
+    wait_for("the agent has done its work", lambda: the_agent(newcomer)["state"] == "completed", 60)
+    assert "- [ ]" not in (folder / "BACKLOG.md").read_text()
+    first = the_agent(newcomer)["run"]["id"]
+    newcomer.succeed("fleet", "message", "demo", "song.md: La la la.")
+    newcomer.succeed("fleet", "run", "demo")
+    wait_for("it has read the message", lambda: (folder / "song.md").exists(), 60)
+    wait_for("it has ended again", lambda: the_agent(newcomer)["state"] == "completed", 60)
+    assert the_agent(newcomer)["run"]["id"] > first
+
+
+@pytest.mark.timeout(120)
+def test_newcomer_can_steer_and_serve_assistants(newcomer: Newcomer) -> None:
+    newcomer.succeed(str(newcomer.home / ".local/share/autovibe/venv/bin/python"), "-c", "import mcp, textual")
 
 
 @pytest.mark.timeout(900)

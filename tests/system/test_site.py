@@ -38,7 +38,13 @@ class Home:
     def processes(self) -> dict[str, dict[str, Any]]:
         fleet = self.folder / ".local/bin/fleet"
         text = subprocess.check_output([str(fleet), "--json", "ps"], env=self.env, text=True)
-        return {process["name"]: process for process in json.loads(text)["processes"]}
+        return {found["name"]: found for found in json.loads(text)["processes"] if found["environment"] == "demo"}
+
+    def agent(self) -> dict[str, Any]:
+        fleet = self.folder / ".local/bin/fleet"
+        text = subprocess.check_output([str(fleet), "--json", "agents"], env=self.env, text=True)
+        (found,) = json.loads(text)["agents"]
+        return dict(found)
 
 
 def run_site(env: dict[str, str], *options: str) -> str:
@@ -95,11 +101,25 @@ def test_a_killed_process_comes_back_on_its_port(home: Home) -> None:
     assert after["resources"] == before["resources"]
 
 
+def test_the_demo_agent_works_through_its_backlog(home: Home) -> None:
+    assert re.search(r"^    - demo +\w+ +command +\d+ ", home.first, re.MULTILINE), home.first
+    end = time.monotonic() + 60
+    while (agent := home.agent())["state"] != "completed":
+        assert time.monotonic() < end, agent
+        time.sleep(0.2)
+    backlog = (home.folder / ".local/share/autovibe/agent-demo/BACKLOG.md").read_text()
+    assert backlog.count("- [x] ") == 4
+    assert "- [ ] " not in backlog
+    assert agent["run"]["totals"]["iterations"] == 5
+
+
 def test_a_second_run_changes_nothing(home: Home) -> None:
     before = {name: process["pid"] for name, process in home.processes().items()}
     output = home.site()
     assert re.search(r"localhost +: ok=\d+ +changed=0 ", output), output
     assert {name: process["pid"] for name, process in home.processes().items()} == before
+    assert re.search(r"demo +completed +command +5 +Wrote next.md. ALL DONE", output), output
+    assert home.agent()["run"]["id"] == 1
 
 
 def test_nothing_but_fleetd_and_the_demo_was_started(home: Home) -> None:
