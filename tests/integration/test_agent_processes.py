@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from fleet_core.errors import FleetError
+from fleet_core.errors import Conflict, FleetError
 from fleet_node.agents import AgentStore
+from fleet_node.client import Client
 
 from .fleetd import Fleet, alive, running, wait_for
 
@@ -273,3 +275,61 @@ def test_a_schedule_that_changes_is_kept_to_at_once(fleet: Fleet, workspace: Pat
     assert shown(fleet)["next_run"] > time.time() + 7000
     apply(fleet, agent(workspace), state="present")
     assert shown(fleet)["next_run"] is None
+
+
+# What must not go wrong
+
+
+def test_stopping_the_process_of_an_agent_stops_the_agent(fleet: Fleet, workspace: Path) -> None:
+    apply(fleet, agent(workspace, command="sleep 600"))
+    until(fleet, "running")
+    fleet.stop("agents/builder")
+    assert (shown(fleet)["state"], shown(fleet)["desired"]) == ("stopped", "stopped")
+    fleet.again()
+    assert shown(fleet)["state"] == "stopped"
+    fleet.call("processes.delete", ids=["agents/builder"])
+    assert shown(fleet)["process"] == ""
+    fleet.call("agents.start", names=["builder"])
+    until(fleet, "running")
+
+
+def test_a_start_that_fleetd_was_killed_in_is_made_good(fleet: Fleet, workspace: Path) -> None:
+    apply(fleet, agent(workspace), state="present")
+    fleet.end(signal.SIGKILL)
+    store = AgentStore(fleet.folder)  # what fleetd has written by then
+    store.set_desired("builder", "running")
+    store.begin_run("builder", 1)
+    store.close()
+    fleet.up()
+    assert until(fleet, "completed")["run"]["id"] == 1
+
+
+def test_many_callers_start_and_stop_and_what_was_said_last_holds(fleet: Fleet, workspace: Path) -> None:
+    apply(fleet, agent(workspace, command="sleep 600"), state="present")
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        with Client(fleet.folder, timeout=120) as client:
+            for turn in range(4):
+                method = ("agents.start", "agents.stop", "agents.pause", "agents.interrupt")[(number + turn) % 4]
+                try:
+                    client.call(method, names=["builder"])
+                except Conflict:  # nothing to pause or to interrupt
+                    continue
+                except BaseException as error:
+                    failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert failures == []
+    fleet.call("agents.stop", names=["builder"], timeout=30)
+    found = shown(fleet)
+    assert (found["state"], found["desired"], found["run"]["state"]) == ("stopped", "stopped", "stopped")
+    assert fleet.marked("FLEET_ITERATION") == []
+    unfinished = [row["id"] for row in fleet.call("agents.runs", name="builder")["runs"] if row["finished"] is None]
+    assert unfinished == []
+    fleet.call("agents.start", names=["builder"])
+    until(fleet, "running")

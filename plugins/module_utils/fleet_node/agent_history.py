@@ -82,6 +82,7 @@ _ITERATION = (
 _SHORT = ("id", "number", "run", "item", "state", "error", "started", "finished", "duration")
 _ITERATION_JSON: Row = {"usage": {}, "verification": None, "watchdog": []}
 _ITERATION_FIELDS = frozenset(_ITERATION) - {"id", "number", "run", "agent", "duration"}
+_PAGE = 8 * 1024 * 1024  # characters of messages in one answer
 _MESSAGE = ("id", "agent", "iteration", "time", "type", "content", "detail")
 
 
@@ -153,7 +154,7 @@ class AgentHistory(Database):
                 fields["finished"] = None
             elif fields.get("finished") is None:
                 fields["finished"] = now
-        values = {key: json.dumps(value) if key in _RUN_JSON else value for key, value in fields.items()}
+        values = {key: json.dumps(value) if key in _RUN_JSON else clean(value) for key, value in fields.items()}
         values["updated"] = now
         try:
             with self.transaction() as connection:
@@ -192,7 +193,7 @@ class AgentHistory(Database):
                 "INSERT INTO iterations (number, run, agent, step, item, revision, state, reason, error, started,"
                 " session, usage, tokens, result, attempt_of, token, pid, pid_started, verification, watchdog)"
                 " VALUES (?, ?, ?, ?, ?, ?, 'running', '', '', ?, ?, '{}', 0, '', ?, ?, 0, 0, 'null', '[]')",
-                (number, run, agent, step, item, revision, now, session, attempt_of, token),
+                (number, run, agent, step, clean(item), revision, now, session, attempt_of, token),
             )
             ident = int(cursor.lastrowid or 0)
             connection.execute(
@@ -207,7 +208,7 @@ class AgentHistory(Database):
         _known(fields, _ITERATION_FIELDS)
         if "state" in fields:
             _one_of("iteration state", fields["state"], ITERATION_STATES)
-        values = {key: json.dumps(value) if key in _ITERATION_JSON else value for key, value in fields.items()}
+        values = {key: json.dumps(value) if key in _ITERATION_JSON else clean(value) for key, value in fields.items()}
         if "usage" in fields:
             values["tokens"] = _tokens(fields["usage"])
             if fields.get("cost") is None and isinstance(fields["usage"], Mapping):
@@ -296,7 +297,7 @@ class AgentHistory(Database):
             for item in items:
                 values = (
                     agent, iteration, float(item.get("time") or time.time()), str(item["type"]),
-                    str(item.get("content") or ""), dict(item.get("detail") or {}),
+                    clean(str(item.get("content") or "")), dict(item.get("detail") or {}),
                 )  # fmt: skip
                 cursor = connection.execute(
                     "INSERT INTO messages (agent, iteration, time, type, content, detail) VALUES (?, ?, ?, ?, ?, ?)",
@@ -310,17 +311,28 @@ class AgentHistory(Database):
     ) -> list[Row]:
         """Return messages, oldest first: the first ones after an id, or the last ones before an id.
 
-        iteration: the id of one iteration. before: takes the last `limit` messages that come before that id.
+        iteration: the id of one iteration. before: takes the last `limit` messages that come before that id. There may
+        be fewer than limit, though never none while some are left, where they are very long.
         """
         where, values = _where([("agent", agent)] if iteration is None else [("iteration", iteration)])
         if iteration is not None:
             where, values = f"{where} AND agent = ?", [*values, agent]
         query = f"SELECT {', '.join(_MESSAGE)} FROM messages WHERE {where} AND id > ?"
         if before is None:
-            rows = self._rows(f"{query} ORDER BY id LIMIT ?", [*values, after, limit])
-        else:
-            rows = self._rows(f"{query} AND id < ? ORDER BY id DESC LIMIT ?", [*values, after, before, limit])[::-1]
-        return [_decoded(_MESSAGE, row, {"detail": {}}) for row in rows]
+            return self._page(f"{query} ORDER BY id LIMIT ?", [*values, after, limit])
+        return self._page(f"{query} AND id < ? ORDER BY id DESC LIMIT ?", [*values, after, before, limit])[::-1]
+
+    def _page(self, query: str, values: Sequence[Any]) -> list[Row]:
+        """Return messages up to _PAGE characters of them, but one at least: who pages on gets the rest."""
+        found: list[Row] = []
+        size = 0
+        with self.reading(query, values) as rows:
+            for row in rows:
+                size += len(row[5]) + len(row[6])
+                if found and size > _PAGE:
+                    break
+                found.append(_decoded(_MESSAGE, row, {"detail": {}}))
+        return found
 
     def _check_agent(self, name: str) -> None:
         if not self._rows("SELECT 1 FROM agents WHERE name = ?", (name,)):
@@ -355,6 +367,11 @@ def _decoded(columns: Sequence[str], row: Sequence[Any], plain: Mapping[str, Any
     for key in plain:
         found[key] = json.loads(found[key])
     return found
+
+
+def clean(text: Any) -> Any:
+    """Return text that SQLite takes: halves of characters, which a cut-off stream may hold, read "?"."""
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
 
 
 def _tokens(usage: Any) -> int:

@@ -127,6 +127,16 @@ class Database:
             finally:
                 self._depth -= 1
 
+    @contextlib.contextmanager
+    def reading(self, query: str, values: Iterable[Any] = ()) -> Iterator[sqlite3.Cursor]:
+        """Give the rows of a query one by one, for as many as are wanted."""
+        with self._lock, _sentences(self.path):
+            cursor = self._connection.execute(query, tuple(values))
+            try:
+                yield cursor
+            finally:
+                cursor.close()
+
     def _rows(self, query: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock, _sentences(self.path):
             return self._connection.execute(query, tuple(values)).fetchall()

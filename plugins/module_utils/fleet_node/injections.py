@@ -15,8 +15,10 @@ else:
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import InvalidInput, NotFound
 
+from .agent_history import clean
 from .database import Database
 
+LONGEST = 1024 * 1024  # characters of one message
 STATES = ("queued", "sent", "delivered", "refused")
 
 SCHEMA = """
@@ -47,6 +49,10 @@ class Injections(Database):
         """
         if not text.strip():
             raise InvalidInput(f'agent "{agent}": expected a message, found an empty text')
+        if len(text) > LONGEST:
+            raise InvalidInput(
+                f'agent "{agent}": expected a message of at most {LONGEST} characters, found {len(text)}'
+            )
         now = time.time()
         with self.transaction() as connection:
             if not self._rows("SELECT 1 FROM agents WHERE name = ?", (agent,)):
@@ -65,7 +71,7 @@ class Injections(Database):
             cursor = connection.execute(
                 "INSERT INTO injections (agent, step, iteration, sender, text, state, reason, created, moved)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (agent, step, iteration, sender, text, state, reason, now, now),
+                (agent, step, iteration, clean(sender), clean(text), state, reason, now, now),
             )
             return self.injection(int(cursor.lastrowid or 0))
 
@@ -115,7 +121,7 @@ class Injections(Database):
                 cursor = connection.execute(
                     "UPDATE injections SET state = ?, reason = ?, moved = ?, delivered_in = coalesce(?, delivered_in)"
                     " WHERE id = ? AND state IN ('queued', 'sent')",
-                    (state, reason, now, iteration, ident),
+                    (state, clean(reason), now, iteration, ident),
                 )
                 if cursor.rowcount:
                     moved.append(self.injection(ident))

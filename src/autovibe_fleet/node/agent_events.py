@@ -30,6 +30,7 @@ class AgentEvents:
         self._told: dict[str, str] = {}
         self._waiting: set[str] = set()
         self._task: asyncio.Task[None] | None = None
+        self._removals = 0
 
     async def load(self) -> None:
         """Take the states of now as told."""
@@ -69,6 +70,7 @@ class AgentEvents:
 
     def removed(self, names: Iterable[str]) -> None:
         """Tell that agents are no more."""
+        self._removals += 1
         for name in names:
             self._waiting.discard(name)
             previous = self._told.pop(name, "stopped")
@@ -94,10 +96,14 @@ class AgentEvents:
     async def _look(self) -> None:
         while self._waiting:
             names, self._waiting = sorted(self._waiting), set()
+            removals = self._removals
             try:
                 states = await self.states(names)
             except FleetError:  # the next change, or the next request, says what is wrong with the database
                 return
+            if removals != self._removals:  # one of them may be gone by now
+                self._waiting.update(names)
+                continue
             for name, (state, revision) in states.items():
                 previous = self._told.get(name, "")
                 if state != previous:

@@ -146,17 +146,6 @@ class AgentMethods:
         return await asyncio.to_thread(function, *arguments)
 
 
-def refuse_reserved(items: Sequence[Mapping[str, Any]], state: str) -> None:
-    """Raise InvalidInput for a request to declare or start a process that belongs to an agent."""
-    for item in items:
-        ident = item.get("id")
-        if state not in ("stopped", "absent") and isinstance(ident, str) and ident.startswith("agents/"):
-            name = ident.partition("/")[2]
-            raise InvalidInput(
-                f'process "{ident}": the environment "agents" is kept for agents; use `fleet agent start {name}`'
-            )
-
-
 def _items(items: Any) -> Sequence[Mapping[str, Any]]:
     if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
         raise InvalidInput(f"items: expected a list of agents, found {describe(items)}")

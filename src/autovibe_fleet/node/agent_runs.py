@@ -29,6 +29,15 @@ def begin_runs(store: AgentStore, agents: Iterable[str]) -> list[dict[str, Any]]
         ]
 
 
+def begun_runs(store: AgentStore) -> list[str]:
+    """Return the agents that are to run and have a run to go on with."""
+    return [
+        name
+        for name, row in store.agents().items()
+        if row["desired"] == "running" and store.unfinished_run(name) is not None
+    ]
+
+
 def reopen(store: AgentStore, agent: str) -> None:
     """Make the last run of an agent one that goes on. Raises Conflict if there is none, or if it was completed."""
     runs = store.runs(agent, 1)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from fleet_core.agents import AgentDefinition
-from fleet_core.errors import FleetError
+from fleet_core.errors import FleetError, InvalidInput
 from fleet_core.schedules import next_time
 from fleet_node.agents import AgentStore
 
@@ -41,7 +41,11 @@ class AgentSchedules:
         missed = [name for name, due in self._due.items() if due < time.time() - LATE]
         for name in missed:
             self._complain(f'agent "{name}": the run of {_clock(self._due[name])} was missed; fleetd did not run then')
-        await asyncio.to_thread(self._move_on, missed)
+        try:
+            await asyncio.to_thread(self._move_on, missed)
+        except InvalidInput as error:  # a definition of another version must not keep fleetd from the rest
+            self._complain(f"schedules: {error}")
+            self._due = {name: due for name, due in self._due.items() if name not in missed}
         self._set_timer()
 
     async def close(self) -> None:

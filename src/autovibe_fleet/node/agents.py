@@ -15,15 +15,15 @@ from typing import Any, TypeVar
 from fleet_core import lifecycle as life
 from fleet_core.agents import AgentDefinition, agent_definition
 from fleet_core.changes import Change
-from fleet_core.errors import Conflict, InvalidInput
-from fleet_core.processes import ProcessSpec, process_spec
+from fleet_core.errors import Conflict, FleetError, InvalidInput
 from fleet_node import paths
 from fleet_node.agents import AgentStore, unknown
 
 from . import agent_plans
 from .agent_events import AgentEvents
 from .agent_plans import Known, Plan
-from .agent_runs import abandon, begin_runs, reopen
+from .agent_processes import process_id, process_of
+from .agent_runs import abandon, begin_runs, begun_runs, reopen
 from .agent_schedules import AgentSchedules
 from .agent_views import AWAKE, ProcessFacts, state_of, view
 from .engine import Engine
@@ -32,7 +32,6 @@ from .turns import Turns
 
 PATIENCE = 120.0  # seconds for a process to come up
 _LINGER = 10.0  # seconds that a process may take to end once its run has
-_STOP_TIMEOUT = 30.0  # seconds that a run process has to end its runner and write what became of it
 
 T = TypeVar("T")
 
@@ -43,6 +42,7 @@ class Agents:
     def __init__(self, engine: Engine, store: AgentStore, complain: Callable[..., None]) -> None:
         self.engine = engine
         self.store = store
+        self._complain = complain
         self.history = AgentStore(store.folder)  # so that a long page of messages keeps no request waiting
         self.events = AgentEvents(self.history, self.process_facts, engine.records)
         self.schedules = AgentSchedules(store, self._scheduled, complain)
@@ -51,9 +51,15 @@ class Agents:
         self._definitions: dict[str, tuple[str, AgentDefinition]] = {}
 
     async def load(self) -> None:
-        """Take up what an earlier fleetd knew: the states that were told last, and the next runs of schedules."""
+        """Take up what an earlier fleetd knew: states, the next runs of schedules, and what it was about to start."""
         await self.events.load()
         await self.schedules.load()
+        begun = await self._read(begun_runs, self.store)
+        lost = [name for name in begun if self.process_facts(name).state == life.STOPPED]
+        try:
+            await self._start(lost, time.monotonic() + PATIENCE)
+        except FleetError as error:
+            self._complain(f"agents: {error}")
 
     async def close(self) -> None:
         """Stop watching; run processes go on."""
@@ -97,8 +103,8 @@ class Agents:
                     awake = [name for name in plan.updated if state == "running" or known[name].desired != "stopped"]
                     await self.schedules.arm([*plan.start, *plan.created, *awake], plan.updated)
                 started = await self._start(plan.start, deadline)
-        if wait and started:
-            await self.engine.settled(list(started), started, deadline)
+        if wait:
+            await self._settled(started, deadline)
         return plan, [name for name in names if state != "absent"]
 
     async def _put(
@@ -143,8 +149,8 @@ class Agents:
                     await self._read(reopen, self.store, name)
             await self.schedules.arm(names, ())
             started = await self._start(names, deadline)
-        if wait and started:
-            await self.engine.settled(list(started), started, deadline)
+        if wait:
+            await self._settled(started, deadline)
 
     async def _start(self, names: Sequence[str], deadline: float) -> dict[str, str]:
         """Start the processes of agents, or let those go on that are paused. Returns what Engine.begin tells."""
@@ -165,6 +171,17 @@ class Agents:
         self.events.look(names)
         return started
 
+    async def _settled(self, started: Mapping[str, str], deadline: float) -> None:
+        """Wait until processes are up. Raises Conflict for an agent that somebody has stopped meanwhile."""
+        try:
+            await self.engine.settled(list(started), started, deadline)
+        except FleetError:
+            rows = await self._read(self.store.agents)
+            for name in (ident.partition("/")[2] for ident in started):
+                if name not in rows or rows[name]["desired"] == "stopped":
+                    raise Conflict(f'agent "{name}": was stopped by another request while it came up') from None
+            raise
+
     async def _idle(self, names: Iterable[str]) -> list[str]:
         """Return those of the agents that have nothing to do, once the processes of their last runs have ended."""
         idle = [name for name, (state, _revision) in (await self.events.states(names)).items() if state not in AWAKE]
@@ -181,6 +198,10 @@ class Agents:
         async with self._turns.take(lambda: names):
             await self._check(names)
             await self._stop(names, time.monotonic() + timeout)
+
+    async def stop_known(self, names: Sequence[str], timeout: float) -> None:
+        """Stop those of the agents that exist."""
+        await self.stop(list(await self._read(self.store.agents, names)), timeout)
 
     async def stop_all(self, timeout: float = PATIENCE) -> None:
         """Stop every agent that runs, or whose schedule would start it."""
@@ -373,27 +394,3 @@ class Agents:
     @staticmethod
     async def _read(function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.to_thread(function, *arguments)
-
-
-def process_id(name: str) -> str:
-    """Return the id of the process that carries the runs of an agent."""
-    return f"{RESERVED}/{name}"
-
-
-def process_of(definition: AgentDefinition) -> ProcessSpec:
-    """Return the process that carries the runs of an agent."""
-    return process_spec(
-        {
-            "id": process_id(definition.name),
-            "command": f"${{python}} -m autovibe_fleet.agents.run {definition.name}",
-            "label": definition.description.partition("\n")[0],
-            "working_dir": "${state_dir}",
-            "env": {
-                **{name: value.replace("%", "%%").replace("${", "$${") for name, value in definition.env.items()},
-                "FLEET_STATE_DIR": "${state_dir}",
-            },
-            "env_files": [path.replace("%", "%%").replace("${", "$${") for path in definition.env_files],
-            "restart": {"policy": "on-failure", "delay": 1, "max_delay": 60, "jitter": 0.2},
-            "stop_timeout": _STOP_TIMEOUT,
-        }
-    )

@@ -18,7 +18,8 @@ from fleet_core.quantities import parse_duration
 from fleet_node import procfs
 
 from .. import __version__
-from .agent_methods import AgentMethods, refuse_reserved
+from .agent_methods import AgentMethods
+from .agent_processes import agents_of, refuse_reserved
 from .agents import Agents
 from .engine import Engine
 from .environments import Environments
@@ -89,6 +90,7 @@ class Methods:
     ) -> dict[str, Any]:
         items = _items(items)
         refuse_reserved(items, state)
+        await self.agents.stop_known(agents_of(items), _seconds(timeout))  # else they were wanted, and would come back
         self._touch(item.get("id") for item in items)
         change, ids = await self.engine.apply(items, state, wait, _seconds(timeout), again)
         return {

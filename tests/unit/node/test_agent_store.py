@@ -377,3 +377,23 @@ def test_a_damaged_database_is_kept_aside_and_the_other_one_is_not_touched(tmp_p
     assert main.setting("mark") == 1
     second.close()
     main.close()
+
+
+def test_long_messages_come_in_smaller_pages(running):
+    made = iterate(running)["id"]
+    running.add_messages(made, [{"type": "text", "content": "x" * 5_000_000} for _number in range(3)])
+    assert [row["id"] for row in running.messages("builder")] == [1]
+    assert [row["id"] for row in running.messages("builder", after=1)] == [2]
+    assert [row["id"] for row in running.messages("builder", before=4)] == [3]
+
+
+def test_halves_of_characters_are_no_trouble(running):
+    made = iterate(running, item="\ud83d")
+    (message,) = running.add_messages(made["id"], [{"type": "text", "content": "a\ud83d", "detail": {"k": "\udc00"}}])
+    assert message["content"] == running.messages("builder")[0]["content"] == "a?"
+    assert running.messages("builder")[0]["detail"] == {"k": "\udc00"}
+    assert running.end_iteration(made["id"], "failed", error="\ud83d", result="\ud83d")["error"] == "?"
+    assert running.update_run(1, reason="\ud83d")["reason"] == "?"
+    assert running.inject("builder", "x\ud83d", sender="\ud83d")["text"] == "x?"
+    with pytest.raises(InvalidInput, match="at most"):
+        running.inject("builder", "x" * 2_000_000)
