@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 EVENT_TYPES = (*("session", "text", "thinking", "tool_use", "tool_result", "usage", "user", "error", "end"),)
 # Why a turn ended badly; "" is success.
 REASONS = ("", "max_turns", "budget", "session_unknown", "timeout", "interrupted", "failed", "not_found")
+_COUNTS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 TEXT_LIMIT = 64 * 1024  # characters of one event's text, and of a result
 
 
@@ -62,15 +63,20 @@ class Usage:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plain form; what is zero or unknown is left out."""
-        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) not in (0, None)}
+        """Return the plain form; counts of zero and an unknown cost are left out."""
+        found: dict[str, Any] = {name: count for name, count in zip(_COUNTS, self.counts) if count}
+        return found if self.cost is None else {**found, "cost": self.cost}
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        return self.input_tokens, self.output_tokens, self.cache_read_tokens, self.cache_write_tokens
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Usage:
         """Return the usage of a plain form; what is missing, or no number, counts as nothing."""
         cost = data.get("cost")
         return cls(
-            *(_count(data.get(item.name)) for item in fields(cls) if item.name != "cost"),
+            *(_count(data.get(name)) for name in _COUNTS),
             cost=float(cost) if isinstance(cost, (int, float)) and not isinstance(cost, bool) else None,
         )
 

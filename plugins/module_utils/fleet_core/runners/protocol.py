@@ -72,7 +72,7 @@ class Tally:
         """Note what one request has used so far; the tool may say it several times. Returns an event if it is news."""
         before = self._pieces.get(ident, Usage())
         news = usage.minus(before)
-        if not news.to_dict():
+        if not news.tokens and not news.cost:
             return []
         self._pieces[ident] = before + news
         return [Event("usage", "", news.to_dict())]
@@ -82,8 +82,8 @@ class Tally:
         told = sum(self._pieces.values(), Usage())
         self._pieces = {}
         self._settled = self._settled + usage
-        news = usage.minus(told).to_dict()
-        return [Event("usage", "", news)] if news else []
+        news = usage.minus(told)
+        return [Event("usage", "", news.to_dict())] if news.tokens or news.cost else []
 
 
 def json_line(line: str) -> Mapping[str, Any] | None:
