@@ -20,7 +20,7 @@ _MEANINGS: tuple[tuple[int, str], ...] = (
     (errors.NotFound.exit_code, "A named process, template, type, environment or file does not exist."),
     (errors.Conflict.exit_code, "It is held by another, exists already, or the range is exhausted."),
     (errors.TimedOut.exit_code, "It did not happen in time."),
-    (errors.ProcessFailed.exit_code, "A process could not be started, or ended when it should run."),
+    (errors.ProcessFailed.exit_code, "A process could not be started, or ended when it should run; a task failed."),
     (errors.Unavailable.exit_code, "fleetd, or a tool that is needed, cannot be reached."),
     (errors.StateDamaged.exit_code, "The state on disk cannot be read or written."),
     (130, "Interrupted, or a question was answered with no."),
@@ -45,6 +45,14 @@ PROCESS = (
 ENVIRONMENT = (
     "name", "path", "project_dir", "status", "inactivity_timeout", "idle", "last_activity", "error", "processes",
 )
+RUN = (
+    "id", "name", "hash", "state", "reason", "workdir", "source", "parallel", "started", "finished", "duration",
+    "resumed", "notes", "artifacts", "tasks: [TASK]",
+)
+TASK = (
+    "name", "state", "reason", "rc", "attempts", "started", "finished", "duration", "stdout", "stderr", "truncated",
+    "output_file", "artifacts", "warnings", "kept",
+)
 # fmt: on
 _JSON = (
     ("start, stop, restart, delete", "{change: {before, after, actions}, processes: [PROCESS]}"),
@@ -68,6 +76,12 @@ _JSON = (
     ("resource-type add, remove", "{change}"),
     ("resources list", "{resources: [{type, value, owner, name}]}"),
     ("resources claim, release, reap", "{change, resources: [{type, value, owner, name}]}; reap --dry-run as list"),
+    ("task run, show, attach", "RUN; with --artifacts also fetched: {folder, files: [PATH]}; --detach {run}"),
+    ("task plan, run --check", "{plan: {name, workdir, parallel, steps, tasks}, pending: [NAME], notes, run}"),
+    ("task list", "{runs: [RUN]}, without stdout and stderr"),
+    ("task cancel", "{cancelled, view: RUN}"),
+    ("task artifacts", "{folder, files: [PATH]}"),
+    ("task schema", "the JSON Schema of task lists"),
     (
         "daemon status",
         "{running, version, pid, started, driver, scope, state_dir, processes: {STATE: COUNT}, environments}",
@@ -81,6 +95,8 @@ _JSON = (
     ("any error, on stderr", "{error: {code, message, exit_code}}"),
     ("PROCESS", "{" + ", ".join(PROCESS) + "}"),
     ("ENVIRONMENT", "{" + ", ".join(ENVIRONMENT) + "}"),
+    ("RUN", "{" + ", ".join(RUN) + "}"),
+    ("TASK", "{" + ", ".join(TASK) + "}; of a prompt also usage, cost, session, turns"),
 )
 
 

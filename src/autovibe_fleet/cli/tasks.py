@@ -16,6 +16,7 @@ import typer
 from fleet_core.errors import ProcessFailed
 from fleet_core.task_lists import TaskList, select
 from fleet_node import artifacts, task_host, task_service, task_state
+from fleet_node.task_attempts import clean_text
 
 from ..tasks import files, running
 from ..tasks.machine import Machine
@@ -150,7 +151,7 @@ def _show_end(session: Session, where: Machine | None, view: Mapping[str, Any]) 
         if item["state"] == "failed":
             lines = [line for part in ("stdout", "stderr") for line in item[part].splitlines()]
             for line in lines[-SHOWN_LINES:]:
-                session.out.line(f"  {item['name']} | {line}")
+                session.out.line(f"  {item['name']} | {clean_text(line)}")
             if item["truncated"] or len(lines) > SHOWN_LINES:
                 session.out.line(f"  all of it: fleet task output {view['id']} {item['name']}{_at(where)}")
     if view.get("fetched"):
