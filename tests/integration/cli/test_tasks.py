@@ -236,7 +236,7 @@ def test_output_that_would_move_the_cursor_does_not(fleet: Fleet) -> None:
     result: Any = fleet("task", "run", file, "-v")
     assert "\x1b" not in result.err
     assert "\x1b" not in result.out
-    assert "a | "red" in result.out
+    assert 'a | "red' in result.out
 
 
 def test_localhost_needs_no_ssh(fleet: Fleet) -> None:
