@@ -122,8 +122,12 @@ class Feed:
         await self._open_steps()
 
     async def _agents(self) -> None:
+        told = {name: agent.told for name, agent in self.model.agents.items()}
         answer = await self.link.call("agents.list")
         self.changed(self.model.take_agents(answer["agents"]))
+        for name, agent in self.model.agents.items():
+            if agent.told != told.get(name, 0):  # while the answer was on its way, which may be the older one
+                self._once(f"agent {name}", self._reload(name))
         await self._open_steps(again=True)
         if self.selected is not None:
             await self._details(self.selected)
@@ -136,12 +140,15 @@ class Feed:
                 await self._iterations(key)
 
     async def _reload(self, name: str) -> None:
-        try:
-            answer = await self.link.call("agents.list", names=[name])
+        told = -1
+        while (agent := self.model.agents.get(name)) is None or agent.told != told:
+            told = agent.told if agent else 0
+            try:
+                answer = await self.link.call("agents.list", names=[name])
+            except NotFound:
+                self.changed(self.model.forget(name))
+                return
             self.changed(self.model.take_agents(answer["agents"], all_of_them=False))
-        except NotFound:
-            self.changed(self.model.forget(name))
-            return
         await self._open_steps()
         if self.selected is not None and self.selected.agent == name:
             await self._details(self.selected)

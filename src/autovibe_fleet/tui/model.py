@@ -21,6 +21,19 @@ FINISHED = ("succeeded", "failed", "interrupted")
 BUSY = ("running", "starting", "waiting", "stopping")
 
 
+_ORDER = ("queued", "sent", "delivered", "refused")  # that a steering message goes through
+
+
+def _fresher(known: Row | None, row: Row) -> Row:
+    """Return what is to be kept of an iteration: an answer may be older than the event that came before it."""
+    return known if known is not None and known.get("finished") and not row.get("finished") else row
+
+
+def _moved(injection: Row) -> tuple[float, int]:
+    state = injection.get("state")
+    return float(injection.get("moved") or 0), _ORDER.index(state) if state in _ORDER else 0
+
+
 def _waits(injection: Row) -> bool:
     return injection.get("state") in ("queued", "sent")
 
@@ -77,6 +90,7 @@ class Step:
     def take(self, row: Row) -> None:
         """Take an iteration that began or changed."""
         ident = row["id"]
+        row = _fresher(self.find(ident), row) if ident == self.newest else row
         if ident > self.newest:
             self.count += 1
             if self.loaded:
@@ -92,10 +106,12 @@ class Step:
 
     def page(self, rows: Sequence[Row], before: int | None, asked: int) -> None:
         """Take a page of iterations, newest first. before: the id that it was asked for, None for the newest."""
+        known = {row["id"]: row for row in self.rows[: len(rows)]}
+        rows = [_fresher(known.get(row["id"]), row) for row in rows]
         if before is None:
-            oldest = rows[-1]["id"] if rows else 0
             newer = [row for row in self.rows if rows and row["id"] > rows[0]["id"]]
-            older = [row for row in self.rows if row["id"] < oldest] if len(rows) >= asked else []
+            joined = any(row["id"] in known for row in rows)  # else iterations between are not known
+            older = [row for row in self.rows if row["id"] < rows[-1]["id"]] if joined and len(rows) >= asked else []
             self.complete = len(rows) < asked or (self.complete and bool(older))
             self.rows = [*newer, *rows, *older]
             if self.rows:
@@ -111,7 +127,8 @@ class Step:
 class Agent:
     """One agent. statistics: by step, "" for all of them. revisions: oldest first, empty until they are asked for.
 
-    injections_known: whether fleetd was asked for them; events alone bring those of now.
+    injections_known: whether fleetd was asked for them; events alone bring those of now. told: how many events told of
+    its state.
     """
 
     view: dict[str, Any]
@@ -120,6 +137,7 @@ class Agent:
     revisions: list[Row] = field(default_factory=list)
     injections: dict[int, Row] = field(default_factory=dict)
     injections_known: bool = False
+    told: int = 0
 
     @property
     def name(self) -> str:
@@ -153,7 +171,10 @@ class Agent:
 
     def take_view(self, view: Row) -> None:
         """Take what fleetd says of the agent. Steps that the pipeline no longer has are left out."""
+        run, told_run = self.run, view.get("run") or {}
         self.view = dict(view)
+        if run and (run.get("id"), run.get("updated") or 0) > (told_run.get("id") or 0, told_run.get("updated") or 0):
+            self.view["run"] = run
         steps = {}
         for told in view.get("steps") or ():
             label = str(told["label"])
@@ -163,7 +184,7 @@ class Agent:
             if isinstance(last, Mapping) and last["id"] >= step.newest:
                 if last["id"] != step.newest:
                     step.loaded = False
-                step.last = last
+                step.take(last)
                 step.count = int(told.get("iterations") or 0)
             step.count = max(step.count, int(told.get("iterations") or 0))
         self.steps = steps
@@ -250,6 +271,8 @@ class Model:
         queued = int(agent.view.get("queued") or 0)
         for row in rows:
             known = agent.injections.get(row["id"])
+            if known is not None and _moved(known) > _moved(row):
+                continue
             if known is not None or live:
                 queued += _waits(row) - (_waits(known) if known else not _waits(row))
             agent.injections[row["id"]] = row
@@ -271,6 +294,7 @@ class Model:
             return {("stale", name)} if name else set()
         changes: Changes = {("agent", name), ("tree", "")}
         if kind == "agent":
+            agent.told += 1
             agent.view["state"] = event.get("state") or agent.state
             if event.get("state") in ("removed", "absent") or event.get("revision") != agent.view.get("revision"):
                 changes.add(("stale", name))

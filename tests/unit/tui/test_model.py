@@ -92,8 +92,27 @@ def test_a_page_that_is_asked_for_again_brings_what_was_missed(model: Model) -> 
 def test_a_page_with_a_gap_to_what_is_known_replaces_it_up_to_the_gap(model: Model) -> None:
     model.take_iterations("builder", "build", [iteration(1)])
     model.take_iterations("builder", "build", [iteration(99), iteration(98)], asked=2)
-    rows = model.agents["builder"].steps["build"].rows
-    assert [row["id"] for row in rows][:2] == [99, 98]
+    step = model.agents["builder"].steps["build"]
+    assert ([row["id"] for row in step.rows], step.complete) == ([99, 98], False)
+    model.take_iterations("builder", "build", [iteration(100), iteration(99)], asked=2)
+    assert ([row["id"] for row in step.rows], step.complete) == ([100, 99, 98], False)
+
+
+def test_an_answer_that_is_older_than_an_event_does_not_undo_it(model: Model) -> None:
+    agent = model.agents["builder"]
+    running = iteration(1, "running", finished=None)
+    model.take_iterations("builder", "build", [running])
+    model.event(event("iteration", iteration(1, "failed", finished=9.0)))
+    model.take_iterations("builder", "build", [running])
+    model.event(event("iteration", running))
+    assert agent.steps["build"].rows[0]["state"] == "failed"
+    model.event(event("run", {"id": 1, "state": "completed", "updated": 2.0}))
+    model.take_agents([view(run={"id": 1, "state": "running", "updated": 1.0})])
+    assert agent.run["state"] == "completed"
+    model.event(event("injection", injection(1, "delivered", moved=2.0)))
+    model.take_injections("builder", [injection(1, "queued", moved=1.0)], live=True)
+    assert agent.injections[1]["state"] == "delivered"
+    assert agent.view["queued"] == 0
 
 
 def test_the_search_shows_agents_and_steps_that_bear_the_text(model: Model) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.events import Key
 from textual.screen import ModalScreen
 
 from fleet_core.errors import Conflict, FleetError
@@ -18,13 +19,24 @@ from ..widgets.message_box import SafeTextArea
 from ..widgets.panes import Lines
 
 
+class Editor(SafeTextArea):
+    """Leaves Esc to the screen."""
+
+    async def _on_key(self, event: Key) -> None:
+        if event.key == "escape":
+            event.stop()
+            event.prevent_default()
+            await self.screen.run_action("leave")
+
+
 class EditScreen(ModalScreen[bool]):
     """Returns whether a revision was written."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "save", "Save", priority=True),
-        Binding("ctrl+r", "load", "Load theirs", priority=True),
-        Binding("escape", "leave", "Close", priority=True),
+        # None of them before the keys that were typed ahead of it.
+        Binding("ctrl+s", "save", "Save"),
+        Binding("ctrl+r", "load", "Load theirs"),
+        Binding("escape", "leave", "Close"),
     ]
 
     def __init__(self, feed: Feed, agent: str, method: str) -> None:
@@ -38,7 +50,7 @@ class EditScreen(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="edit", classes="dialog"):
-            yield SafeTextArea("", id="body", tab_behavior="indent", soft_wrap=True, show_line_numbers=True)
+            yield Editor("", id="body", tab_behavior="indent", soft_wrap=True, show_line_numbers=True)
             yield Lines(id="edit-note")
 
     def on_mount(self) -> None:
