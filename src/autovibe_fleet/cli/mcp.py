@@ -95,7 +95,7 @@ def install(
     """
     from ..mcp import install as installing
 
-    given = session.state_dir or os.environ.get("FLEET_STATE_DIR", "")
+    given = session.state_dir or ("" if project else os.environ.get("FLEET_STATE_DIR", ""))
     how = installing.program(os.path.abspath(given) if given else "", project)
     if project and not dry_run and os.path.isabs(how.command):
         session.out.note(

@@ -94,6 +94,7 @@ def _listener(port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise Conflict(f"port {port} of {ADDRESS}: {error.strerror}; choose another by --port") from None
+    listener.listen(128)  # so that whoever reads the note can connect at once
     return listener
 
 
