@@ -179,6 +179,7 @@ def test_no_iteration_is_lost_and_none_is_run_twice_in_silence(fleet: Fleet, tmp
     states = check(agent, run, truth, ITERATIONS)
     assert sum(crashes.counts.values()) > 10
     wait_for("nothing of an iteration runs", lambda: not fleet.marked("FLEET_ITERATION="))
+    assert list((agent.folder / "tmp").iterdir()) == []
     print(f"seed {SEED}: {dict(crashes.counts)}, {dict(states)}")
     crashes.store.close()
 

@@ -44,11 +44,25 @@ def _run(name: str) -> int:
         folder = paths.make_private(paths.agents(store.folder) / name)
         lock = take_lock(folder / "lock", name)
         try:
+            _own_temporary_folder(folder / "tmp")
             return asyncio.run(Driver(store, name, folder, dict(os.environ)).run())
         finally:
             os.close(lock)
     finally:
         store.close()
+
+
+def _own_temporary_folder(folder: Path) -> None:
+    """Let the private files of turns lie in a folder of the agent's own, where a killed process leaves none for long.
+
+    This goes for this process alone: what the runner finds in its environment stays as it is.
+    """
+    import shutil
+    import tempfile
+
+    shutil.rmtree(folder, ignore_errors=True)
+    paths.make_private(folder)
+    tempfile.tempdir = os.fspath(folder)
 
 
 def take_lock(path: Path, name: str) -> int:

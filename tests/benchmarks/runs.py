@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What it costs to let the fleet run a coding tool: a loop of an agent, with a shell loop over the bare command line.
+
+Both sides do the same work against the same fake model API, by turns. The fleet's side is measured from the request to
+start the agent until its run is recorded as completed. Without the tool, a program that takes about a second stands in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import measure
+
+sys.path.insert(0, str(measure.ROOT))
+
+from tests.fakes.model_api import ModelAPI, environment_of, reply, tool
+from tests.pinned import runner_path
+
+from fleet_node.client import Client
+
+PROMPT = "List the files and say how many there are."
+GOAL = 1.1
+
+
+def stand_in(folder: Path) -> tuple[list[str], dict[str, Any], Callable[[int], None]]:
+    """A program that reads a prompt, computes a little, waits, and prints as a tool would."""
+    program = folder / "tool.py"
+    program.write_text(
+        "import json, sys, time\n"
+        "sys.stdin.read()\n"
+        "for number in range(20):\n"
+        "    time.sleep(0.045)\n"
+        "    print(json.dumps({'type': 'text', 'text': 'line %d' % number}), flush=True)\n"
+        "print(json.dumps({'type': 'result', 'text': 'done'}))\n"
+    )
+    argv = [sys.executable, str(program)]
+    return argv, {"runner": "command", "command": " ".join(argv)}, lambda count: None
+
+
+def claude(stack: ExitStack, folder: Path) -> tuple[list[str], dict[str, Any], Callable[[int], None]]:
+    """The real Claude Code: each iteration calls a tool and answers."""
+    api = stack.enter_context(ModelAPI())
+    executable = runner_path("claude")
+    environ = environment_of("claude", api, folder / "home")
+    environ["IS_SANDBOX"] = "1"
+    (folder / "claude.env").write_text("".join(f"{name}={value}\n" for name, value in environ.items()))
+    script = '. "$1"; exec "$2" -p "$3" --output-format stream-json --verbose --permission-mode bypassPermissions'
+    exported = (folder / "claude.sh").write_text(
+        "".join(f"export {name}='{value}'\n" for name, value in environ.items())
+        + "export CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_AUTOUPDATER=1\n"
+    )
+    assert exported
+    argv = ["/bin/sh", "-c", script, "sh", str(folder / "claude.sh"), executable, PROMPT]
+    fields = {
+        "runner": "claude",
+        "env_files": [str(folder / "claude.env")],
+        "options": {"executable": executable, "permission_mode": "bypassPermissions"},
+    }
+
+    def prepare(count: int) -> None:
+        turns = [reply("I will look.", tool("Bash", command="ls", description="List")), reply("There are none.")]
+        api.script(*turns * count, offering="Bash")
+
+    return argv, fields, prepare
+
+
+def bare(argv: list[str], folder: Path, count: int) -> float:
+    begun = time.monotonic()
+    for _number in range(count):
+        with (folder / "output").open("ab") as output:
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"the tool failed: {(folder / 'output').read_text()[-2000:]}")
+    return time.monotonic() - begun
+
+
+def fleet(client: Client) -> tuple[float, float]:
+    """Return the seconds of a run, and those of its iterations alone."""
+    begun = time.monotonic()
+    client.call("agents.start", names=["worker"], again=True)
+    while True:
+        (view,) = client.call("agents.list", names=["worker"])["agents"]
+        if view["run"] is not None and view["run"]["finished"] is not None and view["state"] != "starting":
+            break
+        time.sleep(0.01)
+    seconds = time.monotonic() - begun
+    if view["run"]["state"] != "completed":
+        raise SystemExit(f"the run {view['run']['state']}: {view['run']['reason']}")
+    rows = client.call("agents.iterations", name="worker", run=view["run"]["id"])["iterations"]
+    return seconds, sum(row["duration"] for row in rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Overhead of a run of an agent over the bare command line.")
+    parser.add_argument("--iterations", type=int, default=5, help="of each run (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each side (default: 5)")
+    parser.add_argument("--stand-in", action="store_true", help="use a program that takes a second, not Claude Code")
+    options = parser.parse_args()
+    count = options.iterations
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-")))
+        work = folder / "work"
+        work.mkdir()
+        name = "a program of a second"
+        if options.stand_in:
+            argv, fields, prepare = stand_in(folder)
+        else:
+            argv, fields, prepare = claude(stack, folder)
+            name = "claude"
+        words = [sys.executable, "-m", "autovibe_fleet.node.daemon", "--state-dir", str(folder), "--driver", "native"]
+        daemon = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stack.callback(daemon.wait)
+        stack.callback(daemon.terminate)
+        client = stack.enter_context(Client(folder, timeout=60))
+        measure.wait_for(client.answers, 20, "fleetd")
+        definition = {
+            "name": "worker",
+            "methods": {"work": PROMPT},
+            "pipeline": [{"loop": "work", "times": count}],
+            "workspace": {"path": str(work)},
+            **fields,
+        }
+        client.call("agents.apply", items=[definition])
+        stack.callback(lambda: client.call("agents.apply", items=[{"name": "worker"}], state="absent"))
+        prepare(1)
+        bare(argv, work, 1)  # what is read from the disk for the first time
+        sides: list[tuple[float, float, float]] = []
+        for number in range(options.rounds):
+            prepare(count)
+            alone = bare(argv, work, count)
+            prepare(count)
+            whole, inside = fleet(client)
+            sides.append((alone, whole, inside))
+            print(f"round {number + 1}: bare {alone:.2f} s, fleet {whole:.2f} s, its iterations {inside:.2f} s")
+    ratio = statistics.median(whole / alone for alone, whole, _inside in sides)
+    inside = statistics.median(inner / alone for alone, _whole, inner in sides)
+    each = statistics.median(alone for alone, _whole, _inside in sides) / count
+    print(f"{name}: {count} iterations of {each:.2f} s, a run with its start and end: {ratio:.3f} times the bare loop")
+    print(f"the iterations alone: {inside:.3f} times; goal at most {GOAL}: {'met' if ratio <= GOAL else 'MISSED'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
