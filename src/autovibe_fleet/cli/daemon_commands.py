@@ -120,6 +120,7 @@ def show_status(session: Session) -> None:
             "State folder": answer["state_dir"],
             "Processes": ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none",
             "Environments": str(answer["environments"]),
+            "Agents": ", ".join(f"{number} {state}" for state, number in sorted(answer["agents"].items())) or "none",
         }
     )
 
