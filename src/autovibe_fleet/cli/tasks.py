@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -322,17 +322,19 @@ def attach(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show output as it comes.")] = False,
     ssh_config: SshConfig = "",
 ) -> None:
-    """Watch a run that works by itself, from its beginning; Ctrl-C ends the watching only."""
+    """Watch a run that works by itself.
+
+    From its beginning. Ctrl-C ends the watching only.
+    """
     where = running.machine(machine, ssh_config, session.state_dir)
-    follow: Callable[[], Any]
+    view: dict[str, Any] | None = None
     if where is None:
         found = task_state.find(session.folder, number)
-        follow = lambda: task_service.follow(found)  # noqa: E731
+        events = task_service.follow(found)
     else:
-        follow = lambda: where.follow(number)  # noqa: E731
-    view: dict[str, Any] | None = None
+        events = where.follow(number)
     with Progress(session.as_json, verbose) as progress:
-        for event in follow():
+        for event in events:
             if event["event"] == "end":
                 view = event["view"]
             else:
