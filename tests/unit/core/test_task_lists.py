@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 import autovibe_fleet
-from fleet_core import task_lists
+from fleet_core import agents, task_lists
 from fleet_core.errors import FleetError, InvalidInput
 from fleet_core.task_lists import TaskList, groups, select, task_list
 
@@ -185,6 +185,10 @@ def test_the_schema_names_every_key_of_the_parser() -> None:
     assert task["properties"]["timeout"]["default"] == task_lists.TIMEOUT
     assert SCHEMA["properties"]["parallel"]["default"] == task_lists.PARALLEL
     Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_prompts_go_to_the_runners_that_agents_have() -> None:
+    assert task_lists.RUNNERS == agents.RUNNERS
 
 
 def test_every_property_of_the_schema_is_explained() -> None:
