@@ -333,3 +333,18 @@ def test_many_callers_start_and_stop_and_what_was_said_last_holds(fleet: Fleet, 
     assert unfinished == []
     fleet.call("agents.start", names=["builder"])
     until(fleet, "running")
+
+
+def test_a_run_whose_agent_was_lost_is_ended(fleet: Fleet, workspace: Path) -> None:
+    apply(fleet, agent(workspace, command="sleep 600"))
+    wait_for("the iteration", lambda: lines(workspace) == 1)
+    pid = shown(fleet)["pid"]
+    fleet.end(signal.SIGKILL)
+    for suffix in ("-wal", "-shm"):
+        (fleet.folder / f"agents.db{suffix}").unlink(missing_ok=True)
+    (fleet.folder / "agents.db").write_bytes(os.urandom(20_000))
+    fleet.up()
+    wait_for("its end", lambda: not alive(pid))
+    wait_for("nothing is left", lambda: fleet.call("processes.list")["processes"] == [])
+    assert "agents builder: are not known any more" in fleet.log()
+    wait_for("nor of its iteration", lambda: fleet.marked("FLEET_ITERATION") == [])

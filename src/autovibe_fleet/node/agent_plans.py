@@ -82,6 +82,16 @@ def resolve(items: Iterable[Mapping[str, Any]], state: str, known: Iterable[str]
     return list(found.items())
 
 
+def edited(definition: AgentDefinition, method: str, body: str) -> AgentDefinition:
+    """Return a definition in which a method has another body. Raises NotFound or InvalidInput."""
+    definition.method(method)
+    methods = {
+        item.name: {"parameters": list(item.parameters), "body": body if item.name == method else item.body}
+        for item in definition.methods
+    }
+    return agent_definition({**definition.to_dict(), "methods": methods})
+
+
 def plan(resolved: Resolved, state: str, known: Mapping[str, Known]) -> Plan:
     """Return what a request changes. known: those of its agents that exist."""
     before: dict[str, Any] = {}

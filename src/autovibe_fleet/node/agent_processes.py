@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from fleet_core.agents import AgentDefinition
-from fleet_core.errors import InvalidInput
+from fleet_core.errors import FleetError, InvalidInput
 from fleet_core.processes import ProcessSpec, process_spec
 
+from .engine import Engine
 from .environments import RESERVED
 
 STOP_TIMEOUT = 30.0  # seconds that a run process has to end its runner and write what became of it
@@ -43,6 +44,18 @@ def agents_of(items: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the agents whose processes are among the items of a request on processes."""
     ids = [item.get("id") for item in items]
     return [ident[len(RESERVED) + 1 :] for ident in ids if isinstance(ident, str) and ident.startswith(f"{RESERVED}/")]
+
+
+async def end_strays(engine: Engine, known: Collection[str], complain: Callable[..., None]) -> None:
+    """End run processes without an agent: its database was lost, so nobody could see or steer what they do."""
+    names = [name for name in agents_of({"id": ident} for ident in engine.processes) if name not in known]
+    if not names or RESERVED in engine.projects:
+        return
+    complain(f"agents {', '.join(names)}: are not known any more; the processes of their runs are ended")
+    try:
+        await engine.apply([{"id": process_id(name)} for name in names], "absent")
+    except FleetError as error:
+        complain(f"agents: {error}")
 
 
 def refuse_reserved(items: Iterable[Mapping[str, Any]], state: str) -> None:

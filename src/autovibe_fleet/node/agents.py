@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fleet_core import lifecycle as life
-from fleet_core.agents import AgentDefinition, agent_definition
+from fleet_core.agents import AgentDefinition
 from fleet_core.changes import Change
 from fleet_core.errors import Conflict, FleetError, InvalidInput
 from fleet_node import paths
@@ -22,7 +22,7 @@ from fleet_node.agents import AgentStore, unknown
 from . import agent_plans
 from .agent_events import AgentEvents
 from .agent_plans import Known, Plan
-from .agent_processes import process_id, process_of
+from .agent_processes import end_strays, process_id, process_of
 from .agent_runs import abandon, begin_runs, begun_runs, reopen
 from .agent_schedules import AgentSchedules
 from .agent_views import AWAKE, ProcessFacts, state_of, view
@@ -49,6 +49,7 @@ class Agents:
         self._turns = Turns()
         self._injecting: dict[str, asyncio.Lock] = {}
         self._definitions: dict[str, tuple[str, AgentDefinition]] = {}
+        self._ending: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
         """Take up what an earlier fleetd knew: states, the next runs of schedules, and what it was about to start."""
@@ -60,9 +61,12 @@ class Agents:
             await self._start(lost, time.monotonic() + PATIENCE)
         except FleetError as error:
             self._complain(f"agents: {error}")
+        self._ending = asyncio.create_task(end_strays(self.engine, await self._read(self.store.agents), self._complain))
 
     async def close(self) -> None:
         """Stop watching; run processes go on."""
+        if self._ending is not None:
+            self._ending.cancel()
         await self.schedules.close()
         await self.events.close()
         self.history.close()
@@ -294,12 +298,7 @@ class Agents:
                     f'agent "{name}": the edit was made on revision {base_revision}, but {row["revision"]} is current'
                 )
             definition = await self._read(self.store.definition, name)
-            definition.method(method)
-            methods = {
-                item.name: {"parameters": list(item.parameters), "body": body if item.name == method else item.body}
-                for item in definition.methods
-            }
-            return await self._revise(row, agent_definition({**definition.to_dict(), "methods": methods}), "edit")
+            return await self._revise(row, agent_plans.edited(definition, method, body), "edit")
 
     async def rollback(self, name: str, revision: int) -> Change:
         """Make an earlier definition the current one again, as a new revision."""
