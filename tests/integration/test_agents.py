@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import threading
 import time
@@ -176,6 +177,33 @@ def test_agents_are_there_after_fleetd_was_killed(fleet: Fleet) -> None:
     fleet.again()
     assert fleet.call("agents.list")["agents"] == before
     assert fleet.call("daemon.status")["agents"] == {"stopped": 2}
+
+
+def test_a_request_that_fleetd_was_killed_in_is_whole_or_not_there(fleet: Fleet) -> None:
+    for turn in range(3):
+        stopped = threading.Event()
+
+        def work(turn: int = turn, stopped: threading.Event = stopped) -> None:
+            number = 0
+            with Client(fleet.folder, timeout=10) as client:
+                while not stopped.is_set():
+                    number += 1
+                    try:
+                        client.call("agents.apply", items=[agent(name, f"{turn} {number}") for name in ("a", "b", "c")])
+                    except FleetError:
+                        return
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        time.sleep(0.3 + 0.1 * turn)
+        fleet.end(signal.SIGKILL)
+        stopped.set()
+        thread.join(30)
+        fleet.up()
+        found = {name: fleet.call("agents.revisions", name=name)["revisions"] for name in ("a", "b", "c")}
+        bodies = {name: [row["definition"]["methods"]["build"] for row in rows] for name, rows in found.items()}
+        assert bodies["a"] == bodies["b"] == bodies["c"]
+        assert [row["number"] for row in found["a"]] == list(range(1, len(found["a"]) + 1))
 
 
 def test_absent_removes_an_agent_and_its_history(fleet: Fleet, store: AgentStore) -> None:
