@@ -20,7 +20,8 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGW
 _SECRET = re.compile(
     r"secret|token|passw|passphrase|credential|private|api_?key|_key$|^key$|^auth$|authori[sz]ation", re.IGNORECASE
 )
-_URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@'\"]*:)(?!\$\{)[^\s/@'\"]+@", re.IGNORECASE)
+# A scheme is short: without the limit, a long word would be looked at again from each of its letters.
+_URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]{0,30}://[^\s/:@'\"]*:)(?!\$\{)[^\s/@'\"]+@", re.IGNORECASE)
 _SHORTEST_SECRET = 4  # a shorter one would blank half of every sentence
 HIDDEN = "********"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -433,7 +434,7 @@ def hide(text: str, secrets: Collection[str]) -> str:
     """Return text in which the secrets, and passwords in URLs, read "********"."""
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
-    return _URL_PASSWORD.sub(rf"\g<1>{HIDDEN}@", text)
+    return _URL_PASSWORD.sub(rf"\g<1>{HIDDEN}@", text) if "://" in text else text
 
 
 def _resources(claimed: Mapping[str, tuple[str, str]]) -> dict[str, str]:
