@@ -135,7 +135,7 @@ AGENTS: dict[str, Any] = {
                     "iterations": {"type": "int"},
                     "duration": {"type": "str"},
                     "cost": {"type": "float"},
-                    "tokens": {"type": "int"},
+                    "tokens": {"type": "int", "no_log": False},
                     "turns": {"type": "int"},
                     "iteration_timeout": {"type": "str"},
                 },

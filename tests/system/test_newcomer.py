@@ -144,7 +144,7 @@ def test_the_demo_agent_comes_to_its_end_and_runs_once_more_with_a_message(newco
     first = the_agent(newcomer)["run"]["id"]
     newcomer.succeed("fleet", "message", "demo", "song.md: La la la.")
     newcomer.succeed("fleet", "run", "demo")
-    wait_for("it has read the message", lambda: (folder / "song.md").exists(), 60)
+    wait_for("it has read the message", (folder / "song.md").exists, 60)
     wait_for("it has ended again", lambda: the_agent(newcomer)["state"] == "completed", 60)
     assert the_agent(newcomer)["run"]["id"] > first
 
