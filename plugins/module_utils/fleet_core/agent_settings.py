@@ -311,7 +311,8 @@ def texts(where: str, value: object) -> tuple[str, ...]:
         value = [value]
     if not isinstance(value, (list, tuple)):
         raise InvalidInput(f"{where}: expected a list of texts, found {describe(value)}")
-    return tuple(text(where, "true" if item is True else "false" if item is False else item) for item in value)
+    words = {True: "true", False: "false"}
+    return tuple(text(where, words[item] if isinstance(item, bool) else as_text(where, item)) for item in value)
 
 
 def text_map(where: str, value: object) -> dict[str, str]:

@@ -102,7 +102,7 @@ class Watch:
         if run and (run["id"], run["state"]) != self._runs.get(name):
             known = name in self._runs and self._runs[name][0] == run["id"]
             self._runs[name] = (run["id"], run["state"])
-            if run["state"] != "running" or known:
+            if run["state"] != "running" or (known and run["reason"]):
                 self._writer.run(run)
 
     def _turn_to(self, name: str, iteration: int) -> None:

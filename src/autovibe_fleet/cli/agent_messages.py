@@ -40,7 +40,7 @@ class Writer:
     def iteration_begins(self, row: Row) -> None:
         """Say which iteration the next messages belong to."""
         item = f" ({_first_line(row['item'], 40)})" if row["item"] else ""
-        again = " again after an interruption" if row["attempt_of"] else ""
+        again = ", another attempt" if row["attempt_of"] else ""
         if not self._out.as_json:
             title = f"iteration {row['number']}: {row['step']}{item}{again}"
             self._line(row["agent"], f"--- {title}, {when(row['started'])}", "bold")

@@ -109,6 +109,11 @@ def pause(session: Session, names: AgentNames) -> None:
 
 def resume(session: Session, names: AgentNames) -> None:
     """Let paused agents go on."""
+    names = list(dict.fromkeys(agent_names.stored(session, name) for name in names))
+    for view in session.call("agents.list", names=names)["agents"]:
+        if view["desired"] != "paused":
+            hint = "" if view["pid"] else f"; `fleet run {view['name']}` starts it"
+            raise Conflict(f'agent "{view["name"]}": expected a paused one, found {view["state"]}{hint}')
     _each(session, names, "agents.resume", "{name} goes on")
 
 

@@ -100,7 +100,7 @@ def rollback(session: Session, name: Agent, revision: Revision) -> None:
     name = agent_names.stored(session, name)
     number = _number(session, name, revision)
     answer = session.call("agents.rollback", name=name, revision=number)
-    _say(session, answer, name, f"as revision {number} was")
+    _say(session, answer, name, f"equal to revision {number}")
 
 
 def edit(
@@ -131,7 +131,7 @@ def edit(
     if answer is None:
         session.out.line(f"{name} is unchanged")
     else:
-        _say(session, answer, name, f"with the new {found.name}")
+        _say(session, answer, name, f"with a new {found.name}")
 
 
 def _edited(session: Session, name: str, method: str, body: str, revision: int) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _say(session: Session, answer: dict[str, Any], name: str, how: str) -> None:
         return
     (view,) = answer["agents"]
     if not answer["change"]["actions"]:
-        session.out.line(f"{name} is unchanged: revision {view['revision']} is {how.removeprefix('as ')} already")
+        session.out.line(f"{name} is unchanged: revision {view['revision']} is {how} already")
         return
     session.out.line(f"{name} is at revision {view['revision']} now, {how}")
     if view["state"] in ("running", "waiting"):
