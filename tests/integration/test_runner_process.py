@@ -112,6 +112,12 @@ def test_the_prompt_is_on_standard_input_and_in_a_private_file(run: Run) -> None
     assert run.events[-1] == Event("end", "", {"ok": True, "reason": ""})
 
 
+def test_the_variable_pwd_is_where_the_program_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/elsewhere")
+    outcome = run(python(run.folder, "import os; print(os.environ['PWD'], os.getcwd())"))
+    assert outcome.result == f"{run.folder} {run.folder}"
+
+
 def test_the_prompt_file_is_gone_after_the_turn(run: Run) -> None:
     path = Path(run('echo "$FLEET_PROMPT_FILE"').result)
     assert path.name == "fleet_prompt_file"

@@ -144,15 +144,19 @@ def test_an_agent_works_in_a_loop_with_real_tool_calls(name: str, api: ModelAPI,
 
 @every(RESUMING)
 def test_iterations_go_on_in_one_session(name: str, api: ModelAPI, coder: Callable[..., Coder]) -> None:
-    api.script(reply("The word is kumquat."), reply("I said kumquat."), offering=SHELLS.get(name, "run_shell_command"))
+    # Some ask the model for more than their work when they take up a session.
+    shell_tool = SHELLS.get(name, "run_shell_command")
+    api.script(reply("The word is kumquat."), otherwise=reply("I said kumquat."), offering=shell_tool)
     agent = coder(name).begin(session="resume", pipeline=[{"loop": "work", "times": 2}])
     run = agent.end("completed", timeout=120)
     first, second = agent.iterations()
     assert first["session"] == second["session"] != ""
     assert second["result"] == "I said kumquat."
-    assert "The word is kumquat." in asks(api, name)[1]
+    assert "The word is kumquat." in asks(api, name)[-1]
     # What the second used, and not the sum that some tools report.
-    assert first["usage"]["output_tokens"] <= second["usage"]["output_tokens"] + 20 <= 60
+    most = 40 if name == "qwen" else 20
+    assert 20 <= first["usage"]["output_tokens"] <= most
+    assert 20 <= second["usage"]["output_tokens"] <= most
     assert run["totals"]["tokens"] == sum(
         row["usage"]["input_tokens"] + row["usage"]["output_tokens"] for row in (first, second)
     )

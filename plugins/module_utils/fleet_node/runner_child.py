@@ -90,7 +90,7 @@ class Child:
             raise ProcessFailed(f"{where}: folder {folder} does not exist")
         written = self._stack.enter_context(_private_files(invocation.files))
         environ = {**os.environ, **invocation.env, **(invocation.root_env if os.geteuid() == 0 else {}), **env}
-        environ.update(written)
+        environ.update(written, PWD=os.path.abspath(folder))  # opencode believes PWD, not where it is
         argv = [_filled(word, written) for word in invocation.argv]
         argv[0] = find_executable(where, argv[0], environ, folder)
         with contextlib.ExitStack() as theirs:
