@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import glob
 import os
 import stat
@@ -26,7 +27,40 @@ _CHUNK = 1024 * 1024
 
 def matches(folder: str, pattern: str) -> bool:
     """Return whether anything inside the folder matches a glob."""
-    return next(glob.iglob(os.path.join(glob.escape(folder), pattern), recursive=True), None) is not None
+    return next(_expand(folder, _parts(pattern)), None) is not None
+
+
+def _parts(pattern: str) -> list[str]:
+    return [part for part in pattern.split("/") if part not in ("", ".")]
+
+
+def _expand(base: str, parts: list[str]) -> Iterator[str]:
+    """Give what matches a glob. Like glob.glob, but ** enters no symbolic link, so that no tree is endless."""
+    if not parts:
+        yield base
+        return
+    head, *rest = parts
+    if head == "**":
+        yield from _expand(base, rest)
+        for name in _names(base, "*"):
+            path = os.path.join(base, name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                yield from _expand(path, parts)
+        return
+    for name in _names(base, head) if glob.has_magic(head) else (head,):
+        path = os.path.join(base, name)
+        if os.path.isdir(path) if rest else os.path.lexists(path):
+            yield from _expand(path, rest)
+
+
+def _names(folder: str, pattern: str) -> list[str]:
+    """Return the names in a folder that match; hidden ones only where the pattern begins with a dot."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    hidden = pattern.startswith(".")
+    return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern) and (hidden or name[0] != "."))
 
 
 def find(root: str, folder: str, patterns: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -39,15 +73,17 @@ def find(root: str, folder: str, patterns: Iterable[str]) -> tuple[list[str], li
     found: set[str] = set()
     unmatched = []
     for pattern in patterns:
-        names = glob.glob(os.path.join(glob.escape(folder), pattern), recursive=True)
-        if not names:
-            unmatched.append(pattern)
-        for name in names:
+        empty = True
+        for name in _expand(folder, _parts(pattern)):
+            empty = False
             for path in _files(name):
                 _check(path, inside)
-                found.add(os.path.relpath(path, root))
+                if not os.path.isdir(path):  # a link to a folder inside: its files are found there
+                    found.add(os.path.relpath(path, root))
                 if len(found) > MOST:
                     raise ProcessFailed(f'artifacts: expected at most {MOST} files, found more with "{pattern}"')
+        if empty:
+            unmatched.append(pattern)
     return sorted(found), unmatched
 
 
@@ -86,17 +122,24 @@ def pack(root: str, names: Iterable[str], target: IO[bytes]) -> int:
             if not os.path.exists(path) or os.path.isdir(path):
                 continue
             _check(path, inside)
-            handle = os.open(os.path.realpath(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(handle, "rb") as file:
-                status = os.fstat(handle)
-                if not stat.S_ISREG(status.st_mode):
-                    continue
-                member = tarfile.TarInfo(name)
-                member.size, member.mtime = status.st_size, int(status.st_mtime)
-                member.mode = 0o755 if status.st_mode & 0o100 else 0o644
-                archive.addfile(member, file)
-                count += 1
+            try:
+                count += _pack_file(archive, name, os.path.realpath(path))
+            except OSError as error:  # tarfile's own for a file that shrinks meanwhile, too
+                raise ProcessFailed(f'artifact "{name}": cannot be read: {error.strerror or error}') from None
     return count
+
+
+def _pack_file(archive: tarfile.TarFile, name: str, real: str) -> int:
+    handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            return 0
+        member = tarfile.TarInfo(name)
+        member.size, member.mtime = status.st_size, int(status.st_mtime)
+        member.mode = 0o755 if status.st_mode & 0o100 else 0o644
+        archive.addfile(member, file)
+    return 1
 
 
 def unpack(source: IO[bytes], target: Path) -> list[str]:

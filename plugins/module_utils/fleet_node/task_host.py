@@ -140,9 +140,15 @@ def main(arguments: Sequence[str]) -> int:
         _COMMANDS[command](paths.state_dir(given), words)
         sys.stdout.flush()
     except FleetError as error:
-        sys.stderr.write(json.dumps({"error": {"code": error.code, "message": error.message}}) + "\n")
-        return error.exit_code
+        return _complain(error.code, error.message, error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    except Exception as error:
+        return _complain("error", f"unexpected {type(error).__name__}: {' '.join(str(error).split())}", 1)
     return 0
+
+
+def _complain(code: str, message: str, exit_code: int) -> int:
+    sys.stderr.write(json.dumps({"error": {"code": code, "message": message}}) + "\n")
+    return exit_code

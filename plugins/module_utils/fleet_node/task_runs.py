@@ -274,7 +274,8 @@ class _Runner:
         state = "succeeded" if attempt.ok else "interrupted" if attempt.interrupted else "failed"
         facts.update(duration=round(time.monotonic() - begun, 3), finished=task_state.now())
         try:
-            names, unmatched = artifacts.find(self._folder, folder, item.artifacts)
+            loop = asyncio.get_running_loop()  # others go on while a large tree is searched
+            names, unmatched = await loop.run_in_executor(None, artifacts.find, self._folder, folder, item.artifacts)
             facts["artifacts"] = names
             facts["warnings"] = [f'artifacts: nothing matches "{pattern}"' for pattern in unmatched]
         except FleetError as error:

@@ -153,8 +153,11 @@ class TaskRun:
 
     def add_event(self, event: Mapping[str, Any]) -> None:
         """Add one event for those who follow the run."""
-        with open(self.folder / EVENTS, "a", encoding="utf-8", opener=_private) as file:
-            file.write(json.dumps(event, ensure_ascii=True) + "\n")
+        try:
+            with open(self.folder / EVENTS, "a", encoding="utf-8", opener=_private) as file:
+                file.write(json.dumps(event, ensure_ascii=True) + "\n")
+        except OSError as error:
+            raise StateDamaged(f"task run {self.id}: an event cannot be written: {error.strerror}") from error
 
     def events_size(self) -> int:
         """Return the position behind the last event so far."""
