@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fleet_core.agents import agent_definition
+from fleet_node.agents import AgentStore
+
 from .conftest import Fleet
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates" / "processes"
@@ -149,3 +152,41 @@ def test_an_import_under_a_running_fleetd_is_seen_by_it(fleet: Fleet, tmp_path: 
     fleet.ok("state", "import", str(tmp_path / "state.json"))
     assert fleet.process("here")["pid"] == pid
     assert fleet.ok("start", "old").out.startswith("Started old (pid ")
+
+
+def test_agents_go_out_and_come_in_with_the_state_and_as_gcluster_keeps_them(fleet: Fleet, tmp_path: Path) -> None:
+    store = AgentStore(fleet.state)
+    for body in ("Build it.", "Build it well."):
+        methods = {"build": body}
+        item = {"name": "builder", "runner": "codex", "methods": methods, "pipeline": [{"loop": "build"}]}
+        store.put_agents([(agent_definition(item), "apply")])
+    ident, legacy = (store.agent("builder")[key] for key in ("id", "legacy_id"))
+    store.close()
+    whole, theirs = tmp_path / "state.json", tmp_path / ".gcluster" / "state.json"
+    theirs.parent.mkdir()
+    fleet.ok("state", "export", str(whole))
+    fleet.ok("state", "export", "--gcluster", str(theirs))
+    assert [item["id"] for item in json.loads(theirs.read_text())["objects"]] == [legacy]
+    other = ("--state-dir", str(fleet.state.parent / "other"))
+    assert fleet.ok("state", "import", str(whole), "--dry-run", *other).out == "would create agent builder\n"
+    assert fleet.ok("state", "import", str(whole), *other).out == "create agent builder\n"
+    assert fleet.ok("state", "import", str(whole), *other).out == "Nothing to import: it is all here already.\n"
+    third = fleet.state.parent / "third"
+    assert fleet.ok("state", "import", str(theirs), "--state-dir", str(third)).out == "create agent builder\n"
+    for folder, wanted, revision in ((fleet.state.parent / "other", ident, 2), (third, "", 1)):
+        found = AgentStore(folder)
+        row = found.agent("builder")
+        found.close()
+        assert (row["legacy_id"], row["revision"], row["id"] == ident) == (legacy, revision, bool(wanted))
+
+
+def test_a_corrupt_file_of_gcluster_is_kept_under_another_name(fleet: Fleet, tmp_path: Path) -> None:
+    file = tmp_path / ".gcluster" / "state.json"
+    file.parent.mkdir()
+    file.write_text('{"objects": [')
+    assert fleet("state", "import", str(file), "--dry-run").code == 2
+    assert file.exists()
+    failed = fleet("state", "import", str(file))
+    assert failed.code == 2
+    assert f"it is kept as {file}.corrupt" in failed.err.replace("\n", " ")
+    assert file.with_name("state.json.corrupt").read_text() == '{"objects": ['
