@@ -262,7 +262,7 @@ def test_a_wrong_request_is_one_sentence(
 
 
 def test_the_environment_of_agents_is_not_for_others(fleet: Fleet, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="fleet agent start builder"):
+    with pytest.raises(InvalidInput, match="fleet run builder"):
         fleet.apply({"id": "agents/builder", "command": "sleep 9"})
     (tmp_path / "agents").mkdir()
     (tmp_path / "agents" / ".runcept.toml").write_text(

@@ -64,5 +64,5 @@ def refuse_reserved(items: Iterable[Mapping[str, Any]], state: str) -> None:
     if names:
         raise InvalidInput(
             f'process "{process_id(names[0])}": the environment "{RESERVED}" is kept for agents; '
-            f"use `fleet agent start {names[0]}`"
+            f"use `fleet run {names[0]}`"
         )
