@@ -117,8 +117,9 @@ def _definition(item: Mapping[str, Any], base: Mapping[str, Any]) -> AgentDefini
     try:
         found = agent_from_form(text, methods, base, where)
     except InvalidInput as error:
-        # It names a line and a column of files.
-        raise InvalidInput(error.message.replace(f"{where}:1:1: ", f"{where}: ")) from None
+        # It may name a line and a column, as of a file.
+        text = error.message.replace(f"{where}:1:1: ", "")
+        raise InvalidInput(f"{where}: {text}") from None
     if found.name != item["name"]:
         raise InvalidInput(f'{where}: its definition is that of "{found.name}"')
     return found
