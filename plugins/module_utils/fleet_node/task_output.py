@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
@@ -22,7 +21,7 @@ else:
 
 TAIL = 16 * 1024  # characters of each stream that are kept for the result
 MAX_FILE = 256 * 1024 * 1024  # bytes of one task's file
-_LINE = 64 * 1024  # characters after which a line is cut in two
+_LINE = 64 * 1024  # bytes after which a line that does not end is cut in two
 
 OnLine = Callable[[str, str], None]
 
@@ -36,13 +35,15 @@ class Seen:
         self._overlap = max((len(text) for text in texts), default=1) - 1
         self._before = ""
 
-    def take(self, line: str, end: str = "\n") -> None:
-        """Look at one line."""
+    def take(self, text: str) -> None:
+        """Look at whole lines."""
         if self._texts:
-            window = self._before + line + end
-            self._texts = [text for text in self._texts if text not in window]
+            window = f"{self._before}{text}\n"
+            self._texts = [wanted for wanted in self._texts if wanted not in window]
             self._before = window[-self._overlap :] if self._overlap else ""
-        self._patterns = [pattern for pattern in self._patterns if not pattern.search(line)]
+        if self._patterns:
+            for line in text.split("\n"):
+                self._patterns = [pattern for pattern in self._patterns if not pattern.search(line)]
 
     @property
     def missing(self) -> list[str]:
@@ -51,7 +52,7 @@ class Seen:
 
 
 class Stream:
-    """Cuts the bytes of one stream into lines."""
+    """Cuts the bytes of one stream at the ends of lines and gives away as many lines at once as there are."""
 
     def __init__(self, name: str, take: OnLine) -> None:
         self._name = name
@@ -60,13 +61,15 @@ class Stream:
 
     def feed(self, data: bytes) -> None:
         """Take what was read."""
-        *lines, rest = (self._rest + data).split(b"\n") if b"\n" in data else [self._rest + data]
-        for line in lines:
-            self._give(line)
-        while len(rest) > _LINE:
-            self._give(rest[:_LINE])
-            rest = rest[_LINE:]
-        self._rest = rest
+        whole, end, rest = data.rpartition(b"\n")
+        if end:
+            self._give(self._rest + whole)
+            self._rest = rest
+        else:
+            self._rest += rest
+        while len(self._rest) > _LINE:
+            self._give(self._rest[:_LINE])
+            self._rest = self._rest[_LINE:]
 
     def finish(self) -> None:
         """Give away what came without an end of line."""
@@ -74,32 +77,32 @@ class Stream:
             self._give(self._rest)
             self._rest = b""
 
-    def _give(self, line: bytes) -> None:
-        self._take(self._name, line.decode("utf-8", "replace").rstrip("\r"))
+    def _give(self, lines: bytes) -> None:
+        self._take(self._name, lines.replace(b"\r\n", b"\n").decode("utf-8", "replace").rstrip("\r"))
 
 
 class Tail:
     """The last lines of a stream, at most TAIL characters."""
 
     def __init__(self) -> None:
-        self._lines: deque[str] = deque()
-        self._size = 0
+        self._text = ""
+        self._begun = False
         self.truncated = False
 
-    def take(self, line: str) -> None:
-        """Add a line."""
-        if len(line) >= TAIL:
-            line, self.truncated = line[-TAIL + 1 :], True
-        self._lines.append(line)
-        self._size += len(line) + 1
-        while self._size > TAIL:
-            self._size -= len(self._lines.popleft()) + 1
+    def take(self, text: str) -> None:
+        """Add whole lines."""
+        self._text = f"{self._text}\n{text}" if self._begun else text
+        self._begun = True
+        if len(self._text) > TAIL:
+            cut = self._text[-TAIL:]
+            # From the beginning of a line on, unless there is but one.
+            self._text = cut.partition("\n")[2] if "\n" in cut[:-1] else cut
             self.truncated = True
 
     @property
     def text(self) -> str:
         """What is kept, without a last end of line."""
-        return "\n".join(self._lines)
+        return self._text
 
 
 class Capture:
@@ -118,10 +121,10 @@ class Capture:
             "stdout": Seen(expect.stdout_contains, expect.stdout_matches),
             "stderr": Seen(expect.stderr_contains),
         }
-        self.streams = {name: Stream(name, self.line) for name in self.tails}
+        self.streams = {name: Stream(name, self.take) for name in self.tails}
 
-    def line(self, stream: str, text: str) -> None:
-        """Take one line of output."""
+    def take(self, stream: str, text: str) -> None:
+        """Take whole lines of output."""
         text = hide(text, self._secrets)
         self._seen[stream].take(text)
         self.tails[stream].take(text)
@@ -135,7 +138,7 @@ class Capture:
         self._on_line("note", text)
 
     def write(self, text: str) -> None:
-        """Add a line to the file only."""
+        """Add whole lines to the file only."""
         data = text.encode("utf-8", "replace") + b"\n"
         if self._written > MAX_FILE:
             return
@@ -148,9 +151,9 @@ class Capture:
 
     def answer(self, text: str) -> None:
         """Take the answer of a prompt as its stdout; the file has it already."""
-        for line in hide(text, self._secrets).splitlines():
-            self._seen["stdout"].take(line)
-            self.tails["stdout"].take(line)
+        text = hide(text, self._secrets)
+        self._seen["stdout"].take(text)
+        self.tails["stdout"].take(text.rstrip("\n"))
 
     @property
     def complaint(self) -> str:

@@ -330,11 +330,13 @@ class _Runner:
         return {**found, "FLEET_TASK": item.name, TOKEN: self._state.token}
 
     def _output(self, name: str, text: str) -> None:
-        """Tell a line of output, unless one was told just before."""
+        """Tell the last line of output, unless one was told just before."""
         now = time.monotonic()
-        if text.strip() and now - self._shown.get(name, 0.0) >= _OUTPUT_EVERY:
-            self._shown[name] = now
-            self._tell("output", task=name, text=clean_text(text)[:_OUTPUT_LENGTH])
+        if now - self._shown.get(name, 0.0) >= _OUTPUT_EVERY:
+            line = clean_text(text[-10 * _OUTPUT_LENGTH :]).strip().rpartition("\n")[2]
+            if line:
+                self._shown[name] = now
+                self._tell("output", task=name, text=line[:_OUTPUT_LENGTH])
 
     def _set(self, name: str, **facts: Any) -> None:
         """Write the result of a task and tell of it."""
