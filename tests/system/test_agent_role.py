@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.requirements import REPOSITORY, require_tool
+from tests.fakes.model_api import ModelAPI, environment_of, reply, tool
+from tests.integration.fleetd import running, wait_for
+from tests.integration.modules.plays import Play
+from tests.pinned import node_folder
+from tests.requirements import REPOSITORY
 from tests.system.lab import Host, Lab
 from tests.system.lab.images import cache_folder
 from tests.system.lab.playbooks import play
@@ -41,7 +46,7 @@ def run(*command: str, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def packages() -> dict[str, str]:
     """What a host without a network needs, fetched by this machine's pip and npm once: role variables."""
-    npm = require_tool("npm", "to fetch a runner's packages")
+    path = f"{node_folder()}:{os.environ['PATH']}"
     locks = [FILES / "node/requirements.txt", FILES / "runners" / RUNNER / "package-lock.json"]
     key = hashlib.sha256(b"".join(path.read_bytes() for path in locks)).hexdigest()[:12]
     folder = cache_folder() / f"runner-{key}"
@@ -63,7 +68,8 @@ def packages() -> dict[str, str]:
                 "--require-hashes",
             ]
             run(*pip, "--only-binary=:all:", "--dest", str(result / "wheels"), "-r", str(locks[0]), folder=work)
-            run(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--cache", f"{scratch}/cache", folder=work)
+            npm = ["env", f"PATH={path}", "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+            run(*npm, "--cache", f"{scratch}/cache", folder=work)
             run("tar", "-cf", str(result / "npm.tar"), "-C", f"{scratch}/cache", ".", folder=work)
             result.rename(folder)
     return {"agent_wheelhouse": str(folder / "wheels"), "agent_npm_cache": str(folder / "npm.tar")}
@@ -145,6 +151,51 @@ def test_a_runner_that_does_not_work_leaves_the_old_one_in_use(node: Host, packa
     assert "failed=1" in output
     assert node.sh(f"readlink {program}") == before
     assert node.login("dev", program, "--version").stdout.strip() == pinned()
+
+
+def test_a_playbook_runs_an_agent_with_the_real_runner_that_the_role_installed(tmp_path: Path, state_dir: Path) -> None:
+    """On this computer, with a prefix of its own. Only the model is made up."""
+    with ModelAPI() as api, running(state_dir):
+        made = "echo hello >made.txt"
+        api.script(reply("Working.", tool("Bash", command=made, description="Work")), reply("Done."), offering="Bash")
+        environ = {**environment_of("claude", api, tmp_path / "home"), "IS_SANDBOX": "1"}
+        definition = {
+            "name": "coder",
+            "runner": "claude",
+            "options": {"permission_mode": "bypass"},
+            "methods": {"work": "Make made.txt."},
+            "workspace": {"path": str(tmp_path / "work")},
+            "verification": {"command": "test -s made.txt"},
+        }
+        role = {
+            "ansible.builtin.include_role": {"name": "autovibe.fleet.agent"},
+            "vars": {
+                "agent_prefix": str(tmp_path / "runners"),
+                "agent_config_dir": str(tmp_path / "config"),
+                "agent_node_path": str(node_folder()),
+                "agent_runners": [{"name": "claude", "env": environ}],
+                "agent_definitions": [definition],
+                "agent_state": "running",
+            },
+        }
+        (tmp_path / "work").mkdir()
+        playing = Play(tmp_path, state_dir)
+        results = playing([role], "-vv")
+        assert environ["ANTHROPIC_API_KEY"] not in json.dumps(results)
+
+        def coder() -> Any:
+            asked = {"autovibe.fleet.agent_info": {"names": ["coder"], "gather": ["iterations", "revisions"]}}
+            found = playing([asked])[0]["agents"][0]
+            return found if found["state"] not in ("starting", "running") else None
+
+        found = wait_for("the agent has come to its end", coder, 90)
+        assert found["state"] == "completed", found
+        assert (tmp_path / "work/made.txt").read_text() == "hello\n"
+        assert found["iterations"][0]["result"] == "Done."
+        given = found["revisions"][0]["definition"]
+        assert given["options"]["executable"] == str(tmp_path / "runners/bin/claude")
+        assert given["env_files"] == [str(tmp_path / "config/claude.env")]
+        assert not any(result.get("changed") for result in playing([role]))
 
 
 def pinned() -> str:
