@@ -189,8 +189,8 @@ async def remove_agent(ctx: Ctx, name: AgentName, timeout: Timeout = 120) -> App
 async def run_agent(
     ctx: Ctx,
     name: AgentName,
-    again: Annotated[bool, Field(description="Begin a new run though the last one has come to its end.")] = True,
-    continue_run: Annotated[bool, Field(description="Go on with the run that was stopped.")] = False,
+    again: Annotated[bool, Field(description="Begin a new run, giving up one that is unfinished.")] = False,
+    continue_run: Annotated[bool, Field(description="Take the last run up again where it ended.")] = False,
     until_end: Annotated[bool, Field(description="Wait until the run has ended, with progress meanwhile.")] = False,
     timeout: Timeout = 120,
 ) -> AgentNow:

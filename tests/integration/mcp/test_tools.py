@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,6 +19,7 @@ from mcp.shared.exceptions import MCPError
 
 from .conftest import PROGRAM, SERVER, Assistant, Host, fresh_host
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 PROJECT_TOOLS = {
     "activate_environment",
     "deactivate_environment",
@@ -53,6 +56,12 @@ def tools(assistant: Assistant) -> list[Any]:
 
 def test_every_tool_of_project_environments_is_there(shared: Assistant) -> None:
     assert {tool.name for tool in tools(shared)} >= PROJECT_TOOLS
+
+
+def test_the_page_names_every_tool_and_no_other(shared: Assistant) -> None:
+    page = (REPOSITORY / "docs" / "mcp.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z]+_[a-z_]+)`", page.partition("## Tools")[2].partition("Every tool is")[0]))
+    assert named - {"until_end"} == {tool.name for tool in tools(shared)}
 
 
 def test_every_tool_says_what_it_does_to_the_world(shared: Assistant) -> None:
