@@ -107,6 +107,8 @@ class Progress:
         if self._painter is not None:
             self._painter.join(timeout=2.0)
         if self._live is not None:
+            self._running.clear()
+            self._live.update(self._table())
             self._live.stop()
 
     def take(self, event: Mapping[str, Any]) -> None:
@@ -145,8 +147,10 @@ class Progress:
         if self._live is not None:
             from rich.text import Text
 
-            line = Text(label, style="bold")
-            line.append(text, style=style)
+            line = Text()
+            line.append(label, style="bold")
+            line.append(text, style=style or None)
+            self._live.update(self._table())
             self._live.console.print(line, soft_wrap=True)
         else:
             print(f"{label}{text}", file=sys.stderr, flush=True)
