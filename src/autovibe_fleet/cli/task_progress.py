@@ -150,7 +150,7 @@ class Progress:
             line = Text()
             line.append(label, style="bold")
             line.append(text, style=style or None)
-            self._live.update(self._table())
+            self._live.update(self._table(), refresh=True)
             self._live.console.print(line, soft_wrap=True)
         else:
             print(f"{label}{text}", file=sys.stderr, flush=True)

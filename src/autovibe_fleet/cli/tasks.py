@@ -43,7 +43,7 @@ Env = Annotated[
 ]
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="This task alone; may be repeated.")]
 From = Annotated[str, typer.Option("--from", metavar="NAME", help="This task and all that need it.")]
-Parallel = Annotated[int | None, typer.Option("--parallel", "-j", metavar="N", min=1, help="How many tasks run at once.")]
+Parallel = Annotated[int | None, typer.Option("--parallel", "-j", metavar="N", min=1, help="How many run at once.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the last run: what it has done is not done again.")]
 Fetch = Annotated[str, typer.Option("--artifacts", metavar="DIR", help="Copy the artifacts there.")]
 
