@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -204,6 +205,31 @@ def test_a_request_that_fleetd_was_killed_in_is_whole_or_not_there(fleet: Fleet)
         bodies = {name: [row["definition"]["methods"]["build"] for row in rows] for name, rows in found.items()}
         assert bodies["a"] == bodies["b"] == bodies["c"]
         assert [row["number"] for row in found["a"]] == list(range(1, len(found["a"]) + 1))
+
+
+def test_fleetd_ends_cleanly_amid_requests(fleet: Fleet, store: AgentStore) -> None:
+    apply(fleet, agent())
+    run = store.begin_run("builder", 1)
+    made = store.begin_iteration(run, "builder", "build", 1, "")
+    store.add_messages(made["id"], [{"type": "text", "content": "x" * 500}] * 5000)
+
+    def work() -> None:
+        with Client(fleet.folder, timeout=10) as client, contextlib.suppress(FleetError):
+            while True:
+                client.call("agents.messages", name="builder", limit=5000)
+                client.call("agents.inject", name="builder", text="x")
+
+    threads = [threading.Thread(target=work) for _number in range(6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.7)
+    fleet.end(signal.SIGTERM)
+    for thread in threads:
+        thread.join(30)
+    assert fleet.daemon is not None
+    assert fleet.daemon.returncode == 0, fleet.log()
+    assert "Traceback" not in fleet.log()
+    fleet.up()
 
 
 def test_absent_removes_an_agent_and_its_history(fleet: Fleet, store: AgentStore) -> None:

@@ -99,8 +99,9 @@ class Database:
         return kept
 
     def close(self) -> None:
-        """Close the database. Nothing is lost when a process ends without it."""
-        self._connection.close()
+        """Close the database, once other threads are done with it. Nothing is lost when a process ends without it."""
+        with self._lock:
+            self._connection.close()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

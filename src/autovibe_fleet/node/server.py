@@ -101,7 +101,7 @@ class Server:
         self._complain = complain
         self._server: asyncio.AbstractServer | None = None
         self._subscribers: dict[Outbox, Subscription] = {}
-        self._connections: set[asyncio.Task[Any]] = set()
+        self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     async def open(self) -> None:
         """Begin to listen. The caller holds fleetd's lock, so a socket that is there already is a dead one."""
@@ -120,13 +120,24 @@ class Server:
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=LONGEST_MESSAGE)
 
     async def close(self) -> None:
-        """Stop listening and end every connection."""
+        """Stop listening and end every connection. A client that does not read has a moment for what is on its way."""
         if self._server is not None:
             self._server.close()
-        for task in list(self._connections):
-            task.cancel()
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
+        open_ones = dict(self._connections)
+        for task in open_ones:
+            task.cancel()
+        if open_ones:
+            await asyncio.wait(open_ones, timeout=1.0)
+        for _turn in range(20):
+            if not any(writer.transport.get_write_buffer_size() for writer in open_ones.values()):
+                break
+            await asyncio.sleep(0.01)
+        for writer in open_ones.values():
+            if writer.transport.get_write_buffer_size():  # abort is not for one that has ended
+                writer.transport.abort()
+        await asyncio.sleep(0)  # for the loop to take them down
 
     def publish(self, event: dict[str, Any]) -> None:
         """Send an event to every subscriber that asked for it; one that does not read is cut off, not waited for."""
@@ -142,7 +153,7 @@ class Server:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(task)
+        self._connections[task] = writer
         queue = Outbox(_QUEUE)
         running: set[asyncio.Task[None]] = set()
         sender = asyncio.create_task(_send(queue, writer))
@@ -174,7 +185,7 @@ class Server:
             return
         finally:
             self._subscribers.pop(queue, None)
-            self._connections.discard(task)
+            self._connections.pop(task, None)
             await _drained(queue)
             sender.cancel()
             writer.close()
