@@ -91,7 +91,7 @@ class Event:
 
     detail: session {session, model, tools, steers}; tool_use {id, name, input}; tool_result {id, is_error};
     usage: a Usage in its plain form, what came on top of the last one; user {injection}: the tool has read an injected
-    message; end {ok, reason}.
+    message; end {ok, reason}. What a subagent did bears {parent}, the id of the tool call that began it.
     """
 
     type: str

@@ -168,6 +168,23 @@ def test_claude_is_not_idle_before_a_late_message_had_its_own_turn() -> None:
     assert (outcome.ok, outcome.result, outcome.usage.input_tokens) == (True, "Second.", 200)
 
 
+def test_a_message_that_claude_takes_for_a_command_is_answered_without_a_replay() -> None:
+    reader = runner("claude").reader(Turn("Write a file"))
+    reader.message("/exit", 7)
+    events = []
+    for line in (RECORDED / "claude" / "steered-refused.out").read_text().splitlines():
+        assert not reader.idle
+        events += reader.feed(line)
+    assert reader.idle
+    assert [event.detail for event in events if event.type == "user"] == [{"injection": 7}]
+    assert reader.finish(0, "").result == "All done."
+
+
+def test_what_a_subagent_of_claude_does_is_marked() -> None:
+    line = {"type": "assistant", "parent_tool_use_id": "t1", "message": {"content": [{"type": "text", "text": "Hm."}]}}
+    assert runner("claude").reader(Turn("p")).feed(json.dumps(line)) == [Event("text", "Hm.", {"parent": "t1"})]
+
+
 def test_the_replayed_prompt_of_claude_confirms_nothing() -> None:
     events, _outcome = read("claude", "steered", 0)
     assert [event for event in events if event.type == "user"] == []

@@ -84,6 +84,7 @@ class MessageReader:
         self._session = ""
         self._waiting: dict[str, int] = {}
         self._result: Mapping[str, Any] = {}
+        self._answer = ""
         self._over = False
         self._turns = 0
         self._tally = Tally()
@@ -108,11 +109,13 @@ class MessageReader:
         if kind == "system" and data.get("subtype") == "init":
             return self._begun(data)
         if kind == "assistant":
-            return self._assistant(mapping(data.get("message")))
+            return _of_subagent(data, self._assistant(mapping(data.get("message"))))
         if kind == "user":
             return self._user(data)
         if kind == "result":
             return self._ended(data)
+        if kind == "command_lifecycle":
+            return self._processed(data)
         return []
 
     def _begun(self, data: Mapping[str, Any]) -> list[Event]:
@@ -151,12 +154,23 @@ class MessageReader:
             if block.get("type") == "tool_result":
                 detail = {"id": string(block.get("tool_use_id")), "is_error": bool(block.get("is_error"))}
                 events.append(Event("tool_result", _text(block.get("content")), detail))
-        return events
+        return _of_subagent(data, events)
+
+    def _processed(self, data: Mapping[str, Any]) -> list[Event]:
+        """Take note of a message that was dealt with without being replayed, such as a command that is refused."""
+        state = data.get("state")
+        if state in ("queued", "started"):
+            return []
+        ident = self._waiting.pop(string(data.get("command_uuid")), None)
+        return [Event("user", "", {"injection": ident})] if ident is not None and state == "completed" else []
 
     def _ended(self, data: Mapping[str, Any]) -> list[Event]:
         self._result, self._over = data, True
         self._session = string(data.get("session_id")) or self._session
-        self._turns += number(data.get("num_turns"))
+        turns = number(data.get("num_turns"))
+        self._turns += turns
+        if turns or not self._answer:  # what Claude Code itself says to a command is no answer of the model
+            self._answer = string(data.get("result")) or self._answer
         since = data.get("model_usage_since_last_result")
         if isinstance(since, dict):
             used = _model_usage(since)
@@ -189,11 +203,19 @@ class MessageReader:
             reason=reason,
             error=error,
             session=self._session,
-            result=cut(string(said.get("result"))),
+            result=cut(self._answer),
             usage=used,
             turns=self._turns,
             session_total=total,
         )
+
+
+def _of_subagent(data: Mapping[str, Any], events: list[Event]) -> list[Event]:
+    """Mark what an agent of the agent did with the id of the tool call that began it."""
+    parent = data.get("parent_tool_use_id")
+    if not parent:
+        return events
+    return [replace(event, detail={**event.detail, "parent": string(parent)}) for event in events]
 
 
 def _text(content: Any) -> str:

@@ -50,6 +50,7 @@ class QwenReader(MessageReader):
     def _ended(self, data: Mapping[str, Any]) -> list[Event]:
         self._over = True
         self._result = data
+        self._answer = string(data.get("result"))
         self._total = message_usage(mapping(data.get("usage")))
         self._turns = int(data["num_turns"]) if isinstance(data.get("num_turns"), int) else 0
         return self._tally.settle(self._total.since(self._baseline))
