@@ -14,6 +14,7 @@ import pytest
 from tests.integration.modules.plays import REPOSITORY, Play, task
 from tests.integration.ssh_server import ssh_server
 from tests.integration.test_task_machines import oldest_python
+from tests.requirements import require_root
 
 from fleet_core.task_lists import KEYS, task_list
 
@@ -119,6 +120,35 @@ def test_secrets_of_env_reach_the_tasks_and_nothing_else(play: Play, work: Path)
     assert SECRET not in json.dumps(result)
     for path in play.state_dir.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes()
+
+
+def test_artifacts_of_another_user_are_fetched(play: Play, work: Path, tmp_path: Path) -> None:
+    """With become the connection's own user may not read them."""
+    require_root("to become root without a password")
+    tasks = [{"name": "make", "run": "echo made >out", "artifacts": ["out"]}]
+    options = {"tasks": tasks, "workdir": str(work), "artifacts": str(tmp_path / "got")}
+    (result,) = play([{**task("agent_task", **options), "become": True, "become_method": "ansible.builtin.su"}])
+    assert result["fetched"] == ["out"]
+    assert (tmp_path / "got" / "out").read_text() == "made\n"
+
+
+def test_a_list_from_a_vault_is_decrypted(play: Play, work: Path, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("open sesame")
+    file = tmp_path / "secret.yml"
+    file.write_text(f"workdir: {work}\ntasks: [{{name: a, run: echo from a vault}}]")
+    command = [
+        sys.executable,
+        "-m",
+        "ansible.cli.vault",
+        "encrypt",
+        "--vault-password-file",
+        str(tmp_path / "password"),
+    ]
+    subprocess.run([*command, str(file)], check=True, capture_output=True)
+    options = ["--vault-password-file", str(tmp_path / "password")]
+    (result,) = play([task("agent_task", src=str(file))], *options)
+    assert result["name"] == "secret"
+    assert result["tasks"][0]["stdout"] == "from a vault"
 
 
 def test_values_that_yaml_cannot_hold_plainly_pass(play: Play, work: Path) -> None:
