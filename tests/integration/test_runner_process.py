@@ -409,6 +409,16 @@ def test_a_program_that_hangs_after_its_result_is_ended_and_has_succeeded(
     assert run.seconds < 3
 
 
+def test_the_program_of_the_documentation_takes_messages(run: Run) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "runners.md").read_text(encoding="utf-8")
+    program = page.split("```python\n")[1].split("```")[0]
+    box = Box((1, "left"), (2, "right"))
+    outcome = run(python(run.folder, program), inbox=box, config={"stdin": "json"}, prompt="the backlog")
+    assert (outcome.ok, run.texts) == (True, ["working on: the backlog"])
+    assert [event.detail["injection"] for event in run.events if event.type == "user"] == [1, 2]
+    assert outcome.result == "did that too: right"
+
+
 def test_an_error_of_the_inbox_is_raised(run: Run) -> None:
     class Broken(Box):
         async def next(self) -> tuple[int, str]:
