@@ -247,14 +247,14 @@ def _laid_over(data: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def _documents(file: str, text: str) -> Iterator[Any]:
-    if file.endswith(".json") or (file == "-" and text.lstrip()[:1] in ("{", "[")):
+    if file.endswith(".json"):
         try:
             found = [json.loads(text, object_pairs_hook=_unique)]
         except RecursionError:
             raise InvalidInput("expected JSON that is less deep") from None
         except ValueError as error:
             raise InvalidInput(f"expected JSON: {error}") from None
-    else:
+    else:  # JSON is YAML, too
         from . import yaml_files
 
         found = yaml_files.documents(text)

@@ -5,10 +5,13 @@ nothing is lost when fleetd is replaced meanwhile."""
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+import typer
 
 from fleet_core.errors import FleetError
 from fleet_node.agent_history import FINISHED
@@ -16,6 +19,7 @@ from fleet_node.agent_history import FINISHED
 from .agent_messages import Writer
 from .session import Session
 
+INTERRUPTED = 130  # as a shell reports it
 _PATIENCE = 1.0  # seconds without an event after which the store is asked all the same
 _CHECK = 5.0  # seconds between two questions whether the processes are well
 _PAGE = 500
@@ -71,6 +75,7 @@ class Watch:
             while True:
                 for name in self._names:
                     self._show(name)
+                sys.stdout.flush()
                 if until is not None and all(self._ended(name, until[name]) for name in until):
                     return
                 if not self._wake.wait(_PATIENCE) or time.monotonic() - checked > _CHECK:
@@ -79,6 +84,20 @@ class Watch:
                 self._wake.clear()
         finally:
             self._closed.set()
+
+    def until_interrupted(self, session: Session, until: Mapping[str, int] | None = None) -> None:
+        """Follow; Ctrl-C ends the watching alone, says so, and exits as an interrupted command does."""
+        try:
+            self.follow(until)
+        except KeyboardInterrupt:
+            names = " ".join(self._names)
+            many = len(self._names) > 1
+            session.out.note(
+                f"\nStopped watching; {', '.join(self._names)} {'go' if many else 'goes'} on. "
+                f"`fleet agents history {self._names[0]} --follow` watches again, `fleet stop {names}` stops "
+                f"{'them' if many else 'it'}."
+            )
+            raise typer.Exit(INTERRUPTED) from None
 
     def _ended(self, name: str, run: int) -> bool:
         if name in self.errors:

@@ -18,8 +18,6 @@ from .agent_names import Agent, AgentNames
 from .arguments import Timeout, seconds
 from .session import Session
 
-DETACHED = 130  # as a shell reports an interruption
-
 
 def run(
     session: Session,
@@ -60,20 +58,8 @@ def run(
         if before[name] in ("running", "waiting", "paused"):
             session.out.note(f"{name} is {before[name]} already; this is what it does from now on.")
     runs = {view["name"]: view["run"]["id"] for view in answer["agents"] if view["run"]}
-    try:
-        watch.follow(until=runs)
-    except KeyboardInterrupt:
-        _say_detached(session, names)
-        raise typer.Exit(DETACHED) from None
+    watch.until_interrupted(session, runs)
     _judge(session, runs, watch.errors)
-
-
-def _say_detached(session: Session, names: Sequence[str]) -> None:
-    verb = "goes on" if len(names) == 1 else "go on"
-    session.out.note(
-        f"\nStopped watching; {', '.join(names)} {verb}. `fleet agents history {names[0]} --follow` watches again, "
-        f"`fleet stop {' '.join(names)}` stops {'it' if len(names) == 1 else 'them'}."
-    )
 
 
 def _judge(session: Session, runs: dict[str, int], errors: dict[str, str]) -> None:

@@ -257,7 +257,7 @@ def _follow(session: Session, name: str, full: bool) -> None:
     last = session.agents.iterations(name, limit=1)
     if last:
         watch.back_to(name, last[0])
-    watch.follow()
+    watch.until_interrupted(session)
 
 
 @app.command()

@@ -96,6 +96,11 @@ def agents(ctx: typer.Context, incomplete: str) -> list[str]:
     return _matching(list(store.agents()), incomplete) if store else []
 
 
+def processes_or_agents(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What `fleet stop` takes."""
+    return sorted(set(processes(ctx, incomplete)) | set(agents(ctx, incomplete)))
+
+
 def agent_steps(ctx: typer.Context, incomplete: str) -> list[str]:
     """Labels of the steps of the agent that the command line names."""
     return _agent_parts(ctx, incomplete, "steps")
@@ -112,7 +117,9 @@ def agent_revisions(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _agent_parts(context: typer.Context, incomplete: str, what: str) -> list[str]:
-    store, name = _agent_store(context), str(context.params.get("name") or "")
+    # What stands before an option whose value is completed is no parameter yet.
+    name = str(context.params.get("name") or next((word for word in context.args if not word.startswith("-")), ""))
+    store = _agent_store(context)
     if store is None or name not in store.agents([name]):
         return []
     definition = store.definition(name)

@@ -21,7 +21,11 @@ from .session import Session
 _PRINTED = re.compile(r"exit code|killed by|not ready|in time|unhealthy")
 
 
-def stop(session: Session, names: Names, timeout: Timeout = "") -> None:
+def stop(
+    session: Session,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=completion.processes_or_agents)],
+    timeout: Timeout = "",
+) -> None:
     """Stop processes and give back what they claim; stop agents.
 
     The whole process group ends: with the stop signal, and with SIGKILL after the stop timeout. A name that no process

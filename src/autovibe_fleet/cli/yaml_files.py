@@ -9,11 +9,9 @@ import yaml
 
 from fleet_core.errors import InvalidInput
 
-_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-
-class _Loader(_Base):
-    """The safe loader, without keys that stand twice."""
+class _Loader(yaml.SafeLoader):
+    """The safe loader, without keys that stand twice. Not libyaml's, which a deep text makes crash."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
