@@ -295,3 +295,14 @@ def test_stdout_carries_nothing_but_messages(host: Host) -> None:
     assert done.returncode == 0
     assert {json.loads(line).get("id") for line in done.stdout.splitlines()} >= {1, 2}
     assert "Traceback" not in done.stderr
+
+
+def test_without_the_sdk_one_sentence_says_how_to_get_it(host: Host, tmp_path: Path) -> None:
+    broken = tmp_path / "mcp"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'mcp'\", name='mcp')\n")
+    done = host.fleet("mcp", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 7
+    assert done.stdout == ""
+    assert done.stderr == "fleet: fleet mcp: needs the Python package mcp: pip install 'autovibe-fleet[mcp]'\n"
+    assert host.fleet("mcp", "install", "--client", "claude", PYTHONPATH=str(tmp_path)).returncode == 0
