@@ -52,7 +52,7 @@ class ClaudeRunner:
         if turn.max_turns:
             argv += ["--max-turns", str(turn.max_turns)]
         if turn.max_cost:
-            argv += ["--max-budget-usd", f"{turn.max_cost:.6f}"]
+            argv += ["--max-budget-usd", f"{max(turn.max_cost, 1e-6):.6f}"]
         if turn.system_prompt:
             argv += ["--system-prompt-file", f"{{{_SYSTEM_PROMPT}}}"]
         return Invocation(
