@@ -31,7 +31,7 @@ from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_node.artifact
 MODULE = "autovibe.fleet.agent_task"
 SOURCES = ("src", "definition", "tasks", "run")
 # Options that the control node uses up; the rest go to the module.
-_OURS = ("src", "tasks", "definition", "name", "workdir", "parallel", "timeout", "only", "start_at", "artifacts")
+_OURS = ("src", "tasks", "definition", "name", "workdir", "parallel", "timeout", "artifacts")
 _POLL = 5.0  # seconds that the module waits for news
 _RECONNECTS = 6
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")

@@ -46,11 +46,12 @@ def _request(params: Mapping[str, Any]) -> task_runs.Request:
         raise InvalidInput("agent_task: expected definition or run; src and tasks are read on the control node")
     env = params.get("env") or {}
     names = [*definition.get("pass_env", ()), *(name for name in env if name not in definition.get("pass_env", ()))]
+    kind = {"resume": params["resume"], "partial": bool(params.get("only") or params.get("start_at"))}
     request = task_service.request_from(
-        {"list": {**definition, **({"pass_env": names} if names else {})}, "environ": env, "resume": params["resume"]}
+        {"list": {**definition, **({"pass_env": names} if names else {})}, "environ": env, **kind}
     )
     earlier = task_state.latest(paths.state_dir(params["state_dir"]), request.tasks.name, request.folder)
-    return request if earlier else dataclasses.replace(request, resume=False)
+    return request if earlier or request.partial else dataclasses.replace(request, resume=False)
 
 
 def plan(params: Mapping[str, Any]) -> Result:

@@ -86,7 +86,8 @@ options:
     description:
       - Whether to go on with the last run of this list in this folder. What it has done is not done again, as long as
         the task is still the same.
-      - Without an earlier run, all tasks are executed.
+      - Without an earlier run, all tasks are executed. Runs with O(only) or O(start_at) do not count, and cannot be
+        resumed.
     type: bool
     default: false
   only:

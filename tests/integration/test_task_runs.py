@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound
-from fleet_core.task_lists import task_list
+from fleet_core.task_lists import select, task_list
 from fleet_node import procfs, task_runs, task_service, task_state
 from fleet_node.task_runs import Request
 
@@ -295,6 +296,19 @@ def test_resume_goes_on_from_what_failed(runs: Runs) -> None:
     assert (runs.folder / "log").read_text().split() == ["a", "b", "b", "c", "A", "b", "c"]
 
 
+def test_a_run_of_some_tasks_is_not_what_is_resumed(runs: Runs) -> None:
+    tasks = [{"name": "a", "run": "echo a >>log"}, {"name": "b", "run": "echo b >>log; exit 1", "needs": ["a"]}]
+    first = runs(*tasks)
+    request = runs.request(*tasks)
+    some = dataclasses.replace(request, tasks=select(request.tasks, ["b"]), partial=True)
+    assert states(asyncio.run(task_runs.run(some, runs.state_dir))) == {"b": "failed"}
+    with pytest.raises(InvalidInput, match="expected resume or a choice of tasks, found both"):
+        task_runs.plan(dataclasses.replace(some, resume=True), runs.state_dir)
+    again = runs(*tasks, resume=True)
+    assert again["id"] == first["id"]
+    assert (runs.folder / "log").read_text().split() == ["a", "b", "b", "b"]
+
+
 def test_a_list_has_a_limit_for_all_of_it(runs: Runs) -> None:
     view = runs({"name": "a", "run": "sleep 60"}, {"name": "b", "run": "true", "needs": ["a"]}, timeout=0.5)
     assert view["state"] == "failed"
@@ -334,7 +348,7 @@ def test_a_prompt_tells_usage_and_cost_and_goes_on_with_a_session(runs: Runs) ->
 RUNNER = """
 import sys, json
 from pathlib import Path
-from fleet_core.task_lists import task_list
+from fleet_core.task_lists import select, task_list
 from fleet_node.task_runs import Request
 from fleet_node.task_service import run_here
 data, state, resume = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "resume"

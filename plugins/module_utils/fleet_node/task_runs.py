@@ -43,6 +43,7 @@ class Request:
     """A list to be run. workdir: instead of the list's own. environ: values for its pass_env, never stored.
 
     resume: go on with the newest run of the list of this name in this folder. source: where the list comes from.
+    partial: only some of its tasks were chosen, so it is nothing to be resumed later.
     """
 
     tasks: TaskList
@@ -50,6 +51,7 @@ class Request:
     environ: Mapping[str, str] = field(default_factory=dict)
     resume: bool = False
     source: str = ""
+    partial: bool = False
 
     @property
     def folder(self) -> str:
@@ -77,6 +79,8 @@ def plan(request: Request, state_dir: Path) -> Plan:
     where = f'task list "{found.name}"' if found.name else "task list"
     if not os.path.isdir(folder):
         raise InvalidInput(f"{where}: workdir: expected a folder, found none at {folder}")
+    if request.resume and request.partial:
+        raise InvalidInput(f"{where}: expected resume or a choice of tasks, found both")
     missing = [name for name in found.passed if name not in request.environ and name not in os.environ]
     if missing:
         raise InvalidInput(f'{where}: pass_env: the variable "{missing[0]}" is not set')
@@ -196,6 +200,7 @@ class _Runner:
             "reason": "",
             "workdir": self._folder,
             "source": self._request.source,
+            "partial": self._request.partial,
             "parallel": self._tasks.parallel,
             "started": earlier["started"] if before is not None else task_state.now(),
             "finished": None,

@@ -44,13 +44,14 @@ class Started(NamedTuple):
 
 
 def request_from(data: Mapping[str, Any]) -> Request:
-    """Return the request that plain data holds: list, workdir, environ, resume, source."""
+    """Return the request that plain data holds: list, workdir, environ, resume, source, partial."""
     return Request(
         tasks=task_list(data["list"]),
         workdir=str(data.get("workdir") or ""),
         environ=dict(data.get("environ") or {}),
         resume=bool(data.get("resume")),
         source=str(data.get("source") or ""),
+        partial=bool(data.get("partial")),
     )
 
 

@@ -236,10 +236,10 @@ def find(state_dir: Path, number: str) -> TaskRun:
 
 
 def latest(state_dir: Path, name: str, workdir: str) -> TaskRun | None:
-    """Return the newest run of the list of this name in this folder."""
+    """Return the newest run of the whole list of this name in this folder."""
     for run in written(state_dir):
         header = run.header()
-        if header.get("name") == name and header.get("workdir") == workdir:
+        if header.get("name") == name and header.get("workdir") == workdir and not header.get("partial"):
             return run
     return None
 

@@ -58,7 +58,9 @@ def _job(
     environ = running.environment(tasks, env or (), os.environ)
     more = [name for text in env or () if (name := text.partition("=")[0]) not in tasks.passed]
     tasks = replace(tasks, pass_env=(*tasks.pass_env, *more))
-    return running.Job(tasks, workdir, resume, "" if file == "-" else os.path.abspath(file), environ)
+    return running.Job(
+        tasks, workdir, resume, "" if file == "-" else os.path.abspath(file), environ, bool(only or start)
+    )
 
 
 @app.command()

@@ -34,7 +34,7 @@ _FOLDER = 'd="${XDG_CACHE_HOME:-$HOME/.cache}/autovibe"'
 _RUN = f"""{_FOLDER}; f="$d/$1"; shift
 [ -f "$f" ] || exit {_NOT_SENT}
 for p in {_PYTHONS}; do
-    "$p" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null && exec "$p" "$f" "$@"
+    "$p" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null && exec "$p" -I "$f" "$@"
 done
 exit {_NO_PYTHON}"""
 # $1: name, $2: size in bytes. A copy that was cut off never gets the name.
@@ -135,11 +135,10 @@ class Machine:
         with tempfile.TemporaryFile() as file:
             self._transfer(words, file, json.dumps(request or {}).encode() + b"\n")
             file.seek(0)
-            try:
-                found: dict[str, Any] = json.loads(file.read())
-            except ValueError:
-                raise Unavailable(f'machine "{self.name}": gave no answer that can be read') from None
-        return found
+            for line in reversed(file.read().splitlines()):
+                if (found := _object(line)) is not None:
+                    return found
+        raise Unavailable(f'machine "{self.name}": gave no answer that can be read')
 
     def _transfer(self, words: Sequence[str], target: IO[bytes], given: bytes = b"") -> None:
         """Run one command to its end; what it prints goes to target."""
@@ -164,8 +163,8 @@ class Machine:
             with _ended(child):
                 assert child.stdout is not None
                 for line in child.stdout:
-                    if line.endswith(b"\n"):
-                        yield json.loads(line)
+                    if line.endswith(b"\n") and (found := _object(line)) is not None:
+                        yield found
                 child.wait()
             errors.seek(0)
             text = errors.read().decode(errors="replace")
@@ -197,6 +196,15 @@ class Machine:
         if code == _SSH_FAILED:
             return Unavailable(f'machine "{self.name}": cannot be reached: {last}')
         return Unavailable(f'machine "{self.name}": {last}')
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    """Return the object that a line holds; None for what a shell's start files may print before."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _spawn(argv: list[str], stdin: int, stdout: int | IO[bytes], stderr: IO[bytes]) -> subprocess.Popen[bytes]:

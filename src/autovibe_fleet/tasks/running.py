@@ -32,6 +32,7 @@ class Job:
     resume: bool = False
     source: str = ""
     environ: Mapping[str, str] = field(default_factory=dict)
+    partial: bool = False
 
     def plain(self) -> dict[str, Any]:
         """Return it as another machine reads it."""
@@ -40,13 +41,14 @@ class Job:
             "workdir": self.workdir,
             "resume": self.resume,
             "source": self.source,
+            "partial": self.partial,
             "environ": dict(self.environ),
         }
 
     @property
     def request(self) -> Request:
         """It as this host runs it."""
-        return Request(self.tasks, self.workdir, self.environ, self.resume, self.source)
+        return Request(self.tasks, self.workdir, self.environ, self.resume, self.source, self.partial)
 
 
 def environment(tasks: TaskList, assignments: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
