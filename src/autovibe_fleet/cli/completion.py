@@ -75,6 +75,15 @@ def owners(ctx: typer.Context, incomplete: str) -> list[str]:
     return _matching([claim.owner for claim in store.claims()], incomplete) if store else []
 
 
+def task_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Numbers of runs of task lists, the newest first."""
+    from fleet_node import paths, task_state
+
+    given = next((found.params["state_dir"] for found in _chain(ctx) if found.params.get("state_dir")), None)
+    names = ["last", *(run.id for run in task_state.runs(paths.state_dir(given)))]
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def environments(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of known environments."""
     store = _store(ctx)

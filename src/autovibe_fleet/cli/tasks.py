@@ -20,6 +20,7 @@ from fleet_node.task_attempts import clean_text
 
 from ..tasks import files, running
 from ..tasks.machine import Machine
+from . import completion
 from .commands import Noun
 from .output import Column
 from .session import Session, with_session
@@ -29,7 +30,9 @@ app = Noun(help="Task lists: commands and prompts with needs, limits, retries an
 SHOWN_LINES = 20  # of a failed task's output
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="Task list in JSON or YAML; - reads standard input.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Number of a run; last is the newest.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", autocompletion=completion.task_runs, help="Number of a run; last is the newest.")
+]
 On = Annotated[
     str, typer.Option("--machine", "-m", metavar="HOST", help="There, over ssh; it needs nothing but Python 3.9.")
 ]
