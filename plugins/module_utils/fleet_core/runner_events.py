@@ -74,15 +74,18 @@ class Usage:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Usage:
         """Return the usage of a plain form; what is missing, or no number, counts as nothing."""
-        cost = data.get("cost")
-        return cls(
-            *(_count(data.get(name)) for name in _COUNTS),
-            cost=float(cost) if isinstance(cost, (int, float)) and not isinstance(cost, bool) else None,
-        )
+        return cls(*(count(data.get(name)) for name in _COUNTS), cost=dollars(data.get("cost")))
 
 
-def _count(value: Any) -> int:
-    return max(0, int(value)) if isinstance(value, (int, float)) and value == value and abs(value) < 1e18 else 0
+def count(value: Any) -> int:
+    """Return a number of things that a tool told; what is none counts as zero. Tools are not to be trusted."""
+    return int(value) if isinstance(value, (int, float)) and 0 <= value < 1e15 else 0
+
+
+def dollars(value: Any) -> float | None:
+    """Return a cost that a tool told, or None if it is none."""
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9
+    return float(value) if fits else None
 
 
 @dataclass(frozen=True)

@@ -376,7 +376,12 @@ def recorded_objects() -> list[dict[str, Any]]:
     return found
 
 
-OBJECTS = recorded_objects()
+OBJECTS = [
+    *recorded_objects(),
+    *({"type": kind, "text": "t", "id": "1", "name": "n", "input": {}, "is_error": False, "injection": 1, "ok": False,
+       "input_tokens": 1, "cost": 0.5, "session": "s", "reason": "budget", "error": "e", "turns": 1}
+      for kind in ("session", "text", "thinking", "tool_use", "tool_result", "usage", "user", "error", "result")),
+]  # fmt: skip
 
 
 @st.composite
@@ -397,6 +402,8 @@ def spoiled(draw: st.DrawFn) -> str:
 @given(name=st.sampled_from(NAMES), lines=st.lists(spoiled() | st.text() | values.map(json.dumps), max_size=8))
 def test_no_output_breaks_a_reader(name: str, lines: list[str]) -> None:
     reader = runner(name).reader(Turn("p", command="x"))
+    if reader.steers:
+        reader.message("left", 1)
     for line in lines:
         for event in reader.feed(line):
             assert event.type in EVENT_TYPES

@@ -12,16 +12,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..runner_events import Event, Invocation, Outcome, Turn, Usage, cut
+from ..runner_events import Event, Invocation, Outcome, Turn, Usage, count, cut, dollars
 from .protocol import (
     Tally,
-    dollars,
     ended_by_caller,
     failure,
     json_line,
     mapping,
     no_config,
-    number,
     permission_mode,
     plain,
     sequence,
@@ -167,7 +165,7 @@ class MessageReader:
     def _ended(self, data: Mapping[str, Any]) -> list[Event]:
         self._result, self._over = data, True
         self._session = string(data.get("session_id")) or self._session
-        turns = number(data.get("num_turns"))
+        turns = count(data.get("num_turns"))
         self._turns += turns
         if turns or not self._answer:  # what Claude Code itself says to a command is no answer of the model
             self._answer = string(data.get("result")) or self._answer
@@ -228,10 +226,10 @@ def _text(content: Any) -> str:
 
 def message_usage(data: Mapping[str, Any]) -> Usage:
     return Usage(
-        input_tokens=number(data.get("input_tokens")),
-        output_tokens=number(data.get("output_tokens")),
-        cache_read_tokens=number(data.get("cache_read_input_tokens")),
-        cache_write_tokens=number(data.get("cache_creation_input_tokens")),
+        input_tokens=count(data.get("input_tokens")),
+        output_tokens=count(data.get("output_tokens")),
+        cache_read_tokens=count(data.get("cache_read_input_tokens")),
+        cache_write_tokens=count(data.get("cache_creation_input_tokens")),
     )
 
 
@@ -239,10 +237,10 @@ def _model_usage(models: Mapping[str, Any]) -> Usage:
     total = Usage()
     for data in map(mapping, models.values()):
         total = total + Usage(
-            input_tokens=number(data.get("inputTokens")),
-            output_tokens=number(data.get("outputTokens")),
-            cache_read_tokens=number(data.get("cacheReadInputTokens")),
-            cache_write_tokens=number(data.get("cacheCreationInputTokens")),
+            input_tokens=count(data.get("inputTokens")),
+            output_tokens=count(data.get("outputTokens")),
+            cache_read_tokens=count(data.get("cacheReadInputTokens")),
+            cache_write_tokens=count(data.get("cacheCreationInputTokens")),
             cost=dollars(data.get("costUSD")),
         )
     return total

@@ -6,14 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..runner_events import Event, Invocation, Outcome, Turn, Usage, cut
+from ..runner_events import Event, Invocation, Outcome, Turn, Usage, count, cut
 from .protocol import (
     Tally,
     ended_by_caller,
     failure,
     json_line,
     mapping,
-    number,
     plain,
     sequence,
     string,
@@ -175,10 +174,10 @@ def _told(item: Mapping[str, Any]) -> str:
 
 def _usage(data: Mapping[str, Any]) -> Usage:
     """Codex counts what came from a cache, or went into it, among the input tokens."""
-    read, write = number(data.get("cached_input_tokens")), number(data.get("cache_write_input_tokens"))
+    read, write = count(data.get("cached_input_tokens")), count(data.get("cache_write_input_tokens"))
     return Usage(
-        input_tokens=max(0, number(data.get("input_tokens")) - read - write),
-        output_tokens=number(data.get("output_tokens")),
+        input_tokens=max(0, count(data.get("input_tokens")) - read - write),
+        output_tokens=count(data.get("output_tokens")),
         cache_read_tokens=read,
         cache_write_tokens=write,
     )

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..errors import InvalidInput
 from ..names import describe, nearest
-from ..runner_events import PROMPT_FILE, TEXT_LIMIT, Event, Invocation, Outcome, Turn, Usage, cut
-from .protocol import ended_by_caller, failure, json_line, mapping, number, plain, string
+from ..runner_events import PROMPT_FILE, TEXT_LIMIT, Event, Invocation, Outcome, Turn, Usage, count, cut
+from .protocol import ended_by_caller, failure, json_line, mapping, plain, string
 
 _PLAIN_LINES, _PLAIN_CHARACTERS = 10_000, 1024 * 1024  # of plain text told as events in one turn
 _FORMS = ("text", "json")
@@ -128,9 +128,9 @@ class CommandReader:
 
     def _on_user(self, data: Mapping[str, Any]) -> list[Event]:
         ident = data.get("injection")
-        if ident not in self._waiting:
+        if not isinstance(ident, int) or ident not in self._waiting:
             return []
-        self._waiting.discard(number(ident))
+        self._waiting.discard(ident)
         self._over = False
         return [Event("user", plain(data.get("text", "")), {"injection": ident})]
 
@@ -162,5 +162,5 @@ class CommandReader:
             session=string(said.get("session")) or self._session,
             result=cut(string(said.get("text")) or "\n".join(self._texts).strip("\n")),
             usage=self._usage,
-            turns=number(said.get("turns")),
+            turns=count(said.get("turns")),
         )

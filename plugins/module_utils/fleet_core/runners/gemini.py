@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..runner_events import Event, Invocation, Outcome, Turn, Usage, cut
+from ..runner_events import Event, Invocation, Outcome, Turn, Usage, count, cut
 from .protocol import (
     Tally,
     ended_by_caller,
@@ -14,7 +14,6 @@ from .protocol import (
     json_line,
     mapping,
     no_config,
-    number,
     permission_mode,
     plain,
     string,
@@ -135,6 +134,6 @@ class GeminiReader:
 
 def _usage(stats: Mapping[str, Any]) -> Usage:
     """input_tokens holds what came from the cache; what is in no other count are thoughts, which are output."""
-    given, cached = number(stats.get("input_tokens")), number(stats.get("cached"))
-    output = max(number(stats.get("output_tokens")), number(stats.get("total_tokens")) - given)
+    given, cached = count(stats.get("input_tokens")), count(stats.get("cached"))
+    output = max(count(stats.get("output_tokens")), count(stats.get("total_tokens")) - given)
     return Usage(input_tokens=max(0, given - cached), output_tokens=output, cache_read_tokens=cached)

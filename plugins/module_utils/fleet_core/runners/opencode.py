@@ -6,16 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..runner_events import Event, Invocation, Outcome, Turn, Usage, cut
+from ..runner_events import Event, Invocation, Outcome, Turn, Usage, count, cut, dollars
 from .protocol import (
     Tally,
-    dollars,
     ended_by_caller,
     failure,
     json_line,
     mapping,
     no_config,
-    number,
     plain,
     string,
     with_system_prompt,
@@ -133,9 +131,9 @@ def _usage(part: Mapping[str, Any]) -> Usage:
     tokens = mapping(part.get("tokens"))
     cache = mapping(tokens.get("cache"))
     return Usage(
-        input_tokens=number(tokens.get("input")),
-        output_tokens=number(tokens.get("output")) + number(tokens.get("reasoning")),
-        cache_read_tokens=number(cache.get("read")),
-        cache_write_tokens=number(cache.get("write")),
+        input_tokens=count(tokens.get("input")),
+        output_tokens=count(tokens.get("output")) + count(tokens.get("reasoning")),
+        cache_read_tokens=count(cache.get("read")),
+        cache_write_tokens=count(cache.get("write")),
         cost=dollars(part.get("cost")),
     )

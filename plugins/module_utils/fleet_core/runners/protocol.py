@@ -111,10 +111,6 @@ def string(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def number(value: Any) -> int:
-    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e18 else 0
-
-
 def plain(value: Any) -> str:
     """Return text of any value, cut to what an event may hold."""
     return cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
@@ -160,7 +156,3 @@ def no_config(name: str, turn: Turn) -> None:
 def with_system_prompt(turn: Turn) -> str:
     """Return the prompt of a tool that has no place for a system prompt: below it."""
     return f"{turn.system_prompt}\n\n{turn.prompt}" if turn.system_prompt else turn.prompt
-
-
-def dollars(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
