@@ -29,7 +29,11 @@ def _clients(incomplete: str) -> list[str]:
     return [name for name in clients.NAMES if name.startswith(incomplete)]
 
 
-@app.callback(invoke_without_command=True, help="Serve assistants over the Model Context Protocol.")
+@app.callback(
+    invoke_without_command=True,
+    help="Serve assistants over the Model Context Protocol.\n\n"
+    "An assistant starts it by itself, on stdin and stdout; `fleet mcp install` tells it how.",
+)
 @with_session
 def serve(
     session: Session,

@@ -37,14 +37,19 @@ class Snapshot:
             views = (await connection.call("agents.list"))["agents"]
             self._forget(set(self._objects) - {view["name"] for view in views})
         else:
-            views = []
-            for name in sorted(names):
-                try:
-                    views += (await connection.call("agents.list", names=[name]))["agents"]
-                except NotFound:
-                    self._forget({name})
+            views = await self._views(connection, sorted(names))
         for view in views:
             await self._take(connection, view)
+
+    async def _views(self, connection: Connection, names: list[str]) -> list[dict[str, Any]]:
+        """Return the agents of these names that there are."""
+        try:
+            return list((await connection.call("agents.list", names=names))["agents"])
+        except NotFound:
+            if len(names) == 1:
+                self._forget(set(names))
+                return []
+        return [view for name in names for view in await self._views(connection, [name])]
 
     def _forget(self, names: set[str]) -> None:
         for known in (self.definitions, self.plain, self._objects, self._runs, self._revisions, self._steps):

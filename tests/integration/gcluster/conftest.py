@@ -112,7 +112,7 @@ class Bridge:
             [PROGRAM, *words], capture_output=True, text=True, env=self.environ, timeout=60, check=False
         )
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, /, **params: Any) -> Any:
         """Ask fleetd itself."""
         from fleet_node.client import Client
 
