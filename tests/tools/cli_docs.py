@@ -20,7 +20,7 @@ INTRO = """\
 <!-- Written by tests/tools/cli_docs.py from the command itself. -->
 # The fleet command
 
-`fleet` runs and watches processes on one host. `fleet --help` and `fleet COMMAND --help` say what this page says.
+`fleet` runs and watches processes and agents on one host. `fleet --help` and `fleet COMMAND --help` say what this page says.
 
 - Nothing has to be set up: a command that needs fleetd, the daemon, starts it in the background.
 - Results go to stdout, errors in one sentence and notes to stderr.
@@ -34,6 +34,9 @@ $ fleet start postgres db --tcpport=5433 --datadir=/srv/db
 $ fleet ps
 $ fleet logs web --follow
 $ fleet stop web db
+$ fleet apply agents.yml
+$ fleet run builder
+$ fleet message builder "Leave the tests alone"
 ```
 """
 # Said once, for all commands.
@@ -115,6 +118,8 @@ def document() -> str:
         for name in names:
             command = root.commands[name]
             if hasattr(command, "commands"):
+                if any(not COMMON & set(found.opts) for found in command.params):  # it does something by itself
+                    parts.extend(one(f"fleet {name}", command))
                 for inner, found in command.commands.items():
                     parts.extend(one(f"fleet {name} {inner}", found))
             else:

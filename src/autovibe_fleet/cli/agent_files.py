@@ -61,9 +61,9 @@ def apply(
     assignments: Settings = None,
     timeout: Timeout = "",
 ) -> None:
-    """Declare agents from files: create or update them; what is as declared stays as it is.
+    """Create or update agents from files.
 
-    All agents of all files are checked first: if one is wrong, none is changed. Nothing is ever removed by it; that is
+    What is as declared stays as it is. All agents of all files are checked first: if one is wrong, none is changed. Nothing is ever removed by it; that is
     what `fleet agents delete` does. An agent that runs takes its new definition with its next iteration.
     """
     sources = read(files, overrides(assignments or ()), session.out.note)

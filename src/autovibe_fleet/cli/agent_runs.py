@@ -32,9 +32,9 @@ def run(
     full: Annotated[bool, typer.Option("--full", help="Show whole texts, results of tools included.")] = False,
     timeout: Timeout = "",
 ) -> None:
-    """Run agents and watch what they do. Ctrl-C stops watching; the agents go on.
+    """Run agents and watch what they do.
 
-    An agent whose run was cut short by a crash goes on with it. The exit code is 6 for a run that failed, and 5 for one
+    Ctrl-C stops watching; the agents go on. An agent whose run was cut short by a crash goes on with it. The exit code is 6 for a run that failed, and 5 for one
     that a limit ended before its completion or verification.
     """
     names = list(dict.fromkeys(agent_names.stored(session, name) for name in names))
@@ -89,7 +89,10 @@ def stop(session: Session, names: Sequence[str], timeout: str) -> list[dict[str,
 
 
 def pause(session: Session, names: AgentNames) -> None:
-    """Let agents hold before their next iteration; the one that runs is finished first."""
+    """Let agents hold before their next iteration.
+
+    The one that runs is finished first.
+    """
     _each(session, names, "agents.pause", "{name} pauses after its iteration; `fleet resume {name}` lets it go on")
 
 
@@ -104,7 +107,10 @@ def resume(session: Session, names: AgentNames) -> None:
 
 
 def interrupt(session: Session, names: AgentNames) -> None:
-    """End the iterations that run now; the agents go on with the next ones."""
+    """End the iterations that run now.
+
+    They are recorded as interrupted; the agents go on with the next ones.
+    """
     _each(session, names, "agents.interrupt", "Interrupted {name}; it goes on with the next iteration")
 
 

@@ -301,7 +301,10 @@ def runs(
 @app.command()
 @with_session
 def statistics(session: Session, name: Agent, run: Run = None, step: Step = "") -> None:
-    """Count an agent's iterations, with mean and deviation of their time and tokens, for each step and in all."""
+    """Count an agent's iterations, their time and tokens.
+
+    For each step and in all, with mean and standard deviation.
+    """
     name = agent_names.stored(session, name)
     store = session.agents
     if run is not None and run not in [row["id"] for row in store.runs(name, 1_000_000)]:
@@ -360,7 +363,10 @@ def export(
     file: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Write there, with mode 0600.")] = "",
     revision: Annotated[int | None, typer.Option("--revision", metavar="NUMBER", help="As it was then.")] = None,
 ) -> None:
-    """Write definitions as YAML that `fleet apply` reads; as JSON with --json or to a .json file."""
+    """Write definitions as YAML that `fleet apply` reads.
+
+    As JSON with --json, or when the file's name ends with .json.
+    """
     chosen = [agent_names.stored(session, name) for name in names or ()]
     if revision is not None and len(chosen) != 1:
         raise InvalidInput("export: --revision needs the name of one agent")
@@ -392,7 +398,10 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     timeout: Timeout = "",
 ) -> None:
-    """Stop agents and forget them, with their revisions and all that is recorded of their runs."""
+    """Stop agents and forget them.
+
+    Their revisions and all that is recorded of their runs go with them.
+    """
     names = list(dict.fromkeys(agent_names.stored(session, name) for name in names))
     with_history = [name for name in names if session.agents.runs(name, 1)]
     if with_history and not yes:

@@ -35,7 +35,7 @@ def gcluster(
         bool, typer.Option("--start/--no-start", help="Run agents that are new or changed, as gcluster does.")
     ] = True,
 ) -> None:
-    """Serve the clients of gcluster on 127.0.0.1, until a signal ends it.
+    """Serve the clients of gcluster until a signal ends it.
 
     They apply .p files and steer as they always did; fleetd keeps and runs the agents. An agent that exists keeps its
     runner, limits and workspace when it is applied again.

@@ -17,7 +17,7 @@ _MEANINGS: tuple[tuple[int, str], ...] = (
     (0, "Done, or nothing had to be done."),
     (errors.FleetError.exit_code, "An error without a code of its own."),
     (errors.InvalidInput.exit_code, "The command line or a value is wrong."),
-    (errors.NotFound.exit_code, "A named process, template, type, environment or file does not exist."),
+    (errors.NotFound.exit_code, "A named process, template, type, environment, agent or file does not exist."),
     (errors.Conflict.exit_code, "It is held by another, exists already, or the range is exhausted."),
     (errors.TimedOut.exit_code, "It did not happen in time."),
     (errors.ProcessFailed.exit_code, "A process could not be started, or ended when it should run; a task failed."),
@@ -34,7 +34,9 @@ _ENVIRONMENT = (
 _NAMES = """\
 A process has an id: NAME, or ENVIRONMENT/NAME for one that a project file declares.
 In a project's folder (one with .runcept.toml in it or above it) a bare NAME means the environment's process of that
-name; where it has none, the process NAME of this host. `-e PATH` chooses another project, by folder, file or name."""
+name; where it has none, the process NAME of this host. `-e PATH` chooses another project, by folder, file or name.
+An agent has a NAME; the process that carries its runs is agents/NAME, and every command on agents takes that name, too.
+`fleet stop NAME` stops the process NAME, and where there is none the agent."""
 
 # fmt: off
 PROCESS = (
@@ -52,6 +54,22 @@ RUN = (
 TASK = (
     "name", "state", "reason", "rc", "attempts", "started", "finished", "duration", "stdout", "stderr", "truncated",
     "output_file", "artifacts", "warnings", "kept",
+)
+AGENT = (
+    "name", "state", "description", "runner", "model", "revision", "id", "legacy_id", "desired", "process", "pid",
+    "run", "steps", "queued", "next_run", "error", "created", "updated",
+)
+AGENT_RUN = (
+    "id", "agent", "revision", "state", "reason", "started", "finished", "position", "totals", "workspace", "updated",
+)
+ITERATION = (
+    "id", "number", "run", "agent", "step", "item", "revision", "state", "reason", "error", "started", "finished",
+    "duration", "session", "usage", "cost", "result", "attempt_of", "token", "pid", "pid_started", "verification",
+    "watchdog",
+)
+MESSAGE = ("id", "agent", "iteration", "time", "type", "content", "detail")
+INJECTION = (
+    "id", "agent", "step", "iteration", "sender", "text", "state", "reason", "created", "moved", "delivered_in",
 )
 # fmt: on
 _JSON = (
@@ -76,6 +94,20 @@ _JSON = (
     ("resource-type add, remove", "{change}"),
     ("resources list", "{resources: [{type, value, owner, name}]}"),
     ("resources claim, release, reap", "{change, resources: [{type, value, owner, name}]}; reap --dry-run as list"),
+    ("apply", "{change, summary: {created, updated, unchanged, removed}, agents: [AGENT], dry_run}"),
+    ("agents, agents list", "{agents: [AGENT]}"),
+    ("agents show", "{agent: AGENT, definition}"),
+    ("agents history", "{iterations: [ITERATION]}; with --messages each with messages: [MESSAGE]"),
+    ("run, agents history --follow", "one line a record: {kind: message, iteration, injection or run, ...}"),
+    ("agents runs", "{runs: [AGENT-RUN]}"),
+    ("agents statistics", "{statistics, steps: {LABEL: statistics}}"),
+    ("agents export", "the definition for one name, else a list"),
+    ("agents delete, rollback, edit", "{change, agents: [AGENT]}"),
+    ("run --detach, pause, resume", "{agents: [AGENT]}; as interrupt; stop adds agents to what it writes"),
+    ("message", "{injection: INJECTION}"),
+    ("revisions", "{revisions: [{number, id, legacy_id, time, origin, definition}], current}"),
+    ("diff", "{agent, from, to, lines: [TEXT]}"),
+    ("schema", "the JSON Schema"),
     ("task run, show, attach", "RUN; with --artifacts also fetched: {folder, files: [PATH]}; --detach {run}"),
     ("task plan, run --check", "{plan: {name, workdir, parallel, steps, tasks}, pending: [NAME], notes, run}"),
     ("task list", "{runs: [RUN]}, without stdout and stderr"),
@@ -95,6 +127,11 @@ _JSON = (
     ("any error, on stderr", "{error: {code, message, exit_code}}"),
     ("PROCESS", "{" + ", ".join(PROCESS) + "}"),
     ("ENVIRONMENT", "{" + ", ".join(ENVIRONMENT) + "}"),
+    ("AGENT", "{" + ", ".join(AGENT) + "}"),
+    ("AGENT-RUN", "{" + ", ".join(AGENT_RUN) + "}"),
+    ("ITERATION", "{" + ", ".join(ITERATION) + "}"),
+    ("MESSAGE", "{" + ", ".join(MESSAGE) + "}"),
+    ("INJECTION", "{" + ", ".join(INJECTION) + "}"),
     ("RUN", "{" + ", ".join(RUN) + "}"),
     ("TASK", "{" + ", ".join(TASK) + "}; of a prompt also usage, cost, session, turns"),
 )

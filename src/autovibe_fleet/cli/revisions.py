@@ -61,7 +61,10 @@ def diff(
     old: Annotated[str, typer.Argument(metavar="[FROM]", autocompletion=completion.agent_revisions)] = "",
     new: Annotated[str, typer.Argument(metavar="[TO]", autocompletion=completion.agent_revisions)] = "",
 ) -> None:
-    """Compare two revisions of an agent: the last two, or FROM and the current one, or FROM and TO."""
+    """Compare two revisions of an agent.
+
+    The last two, or FROM and the current one, or FROM and TO. A revision is a number or the beginning of an id.
+    """
     name = agent_names.stored(session, name)
     current = session.agents.agent(name)["revision"]
     first = _number(session, name, old) if old else max(current - 1, 1)
@@ -96,7 +99,10 @@ def _number(session: Session, name: str, text: str) -> int:
 
 
 def rollback(session: Session, name: Agent, revision: Revision) -> None:
-    """Make an earlier revision of an agent the current one, as a new revision."""
+    """Make an earlier revision of an agent the current one.
+
+    It becomes a new revision; none is lost.
+    """
     name = agent_names.stored(session, name)
     number = _number(session, name, revision)
     answer = session.call("agents.rollback", name=name, revision=number)
@@ -113,9 +119,9 @@ def edit(
         str, typer.Option("--body-file", metavar="FILE", help="Take the text from there; - reads standard input.")
     ] = "",
 ) -> None:
-    """Change a method's prompt in $EDITOR; a running agent uses it from its next iteration on.
+    """Change a prompt of an agent in $EDITOR.
 
-    The method may be left out for an agent that has only one.
+    A running agent uses it from its next iteration on. The method may be left out for an agent that has only one.
     """
     name = agent_names.stored(session, name)
     revision = session.agents.agent(name)["revision"]

@@ -34,7 +34,7 @@ def schema(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="agent|task-list", autocompletion=_complete)],
 ) -> None:
-    """Print the JSON Schema of agent definitions or of task lists.
+    """Print the JSON Schema of agents or of task lists.
 
     Editors check and complete a YAML file that begins with: # yaml-language-server: $schema=PATH
     """

@@ -26,7 +26,7 @@ from .output import Column
 from .session import Session, with_session
 from .task_progress import Progress, spent
 
-app = Noun(help="Task lists: commands and prompts with needs, limits, retries and artifacts.", no_args_is_help=True)
+app = Noun(help="Task lists: commands and prompts with needs and limits.", no_args_is_help=True)
 SHOWN_LINES = 20  # of a failed task's output
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="Task list in JSON or YAML; - reads standard input.")]

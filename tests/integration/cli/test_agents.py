@@ -15,6 +15,8 @@ import jsonschema
 import pytest
 import yaml
 
+from autovibe_fleet.cli.help import AGENT, AGENT_RUN, INJECTION, ITERATION, MESSAGE
+
 from .conftest import PROGRAM, Fleet, until
 
 WORKER = """\
@@ -486,6 +488,17 @@ def test_names_steps_methods_and_revisions_are_completed(host: Fleet) -> None:
     assert completed("fleet rollback complete-me ") == ["1"]
     assert completed("fleet message complete-me --step w") == ["work"]
     assert completed("fleet schema ") == ["agent", "task-list"]
+
+
+def test_the_help_names_every_key_of_json(host: Fleet) -> None:
+    declare(host, "keys", times=1)
+    host.ok("run", "keys")
+    assert set(view(host, "keys")) == set(AGENT)
+    assert set(host.json("agents", "runs", "keys")["runs"][0]) == set(AGENT_RUN)
+    (iteration,) = host.json("agents", "history", "keys", "--messages")["iterations"]
+    assert set(iteration) == {*ITERATION, "messages"}
+    assert set(iteration["messages"][0]) == set(MESSAGE)
+    assert set(host.json("message", "keys", "x")["injection"]) == set(INJECTION)
 
 
 def test_schemas_are_printed(host: Fleet) -> None:
