@@ -152,8 +152,9 @@ def check(agent: Agent, run: dict[str, Any], truth: Path, wanted: int) -> Counte
             assert ended <= begun <= 1, f"{where}: iteration {row['number']} ran {begun} times"
     assert not noted, f"{where}: unknown or overlapping: {noted}"
     lines = agent.recorded(run["id"])
-    ends = [line["number"] for line in lines if line["kind"] == "iteration" and line["state"] == "succeeded"]
-    assert len(ends) == len(set(ends)), where
+    ends = [line["number"] for line in lines if line["kind"] == "iteration" and line["state"] != "running"]
+    assert ends == [row["number"] for row in rows], where
+    assert [line["id"] for line in lines if line["kind"] == "message"] == [row["id"] for row in agent.messages()], where
     return states
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -136,9 +137,12 @@ class Agent:
         return found
 
     def recorded(self, run: int) -> list[dict[str, Any]]:
-        """The lines of the run's file."""
-        text = (self.folder / f"run-{run}.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines()]
+        """The lines of the run's file. Of a line that a kill has cut off, what it said comes again in the next."""
+        found = []
+        for line in (self.folder / f"run-{run}.jsonl").read_text().split("\n"):
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
     def store(self) -> AgentStore:
         return AgentStore(self.fleet.folder)

@@ -93,6 +93,8 @@ class Driver:
         last = [self._store.iteration(self._state.last)] if self._state.last else []
         running = orphans.end([*last, *rows])  # the last one's verification may run still
         self._c.inbox.recover()
+        for row in [*last, *rows]:
+            self._c.recorder.catch_up(row)
         for row in rows:
             self._count(row, running)
         if rows or run["position"]:

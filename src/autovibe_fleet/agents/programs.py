@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from fleet_core.errors import Unavailable
+from fleet_core.errors import FleetError, Unavailable
+from fleet_core.runner_events import Invocation
+from fleet_node.runner_child import Child
 
-_KEPT = 256 * 1024  # bytes of each stream: the head and the tail
-_DRAIN = 1.0  # seconds for the rest of the output, which something that was left running may hold open
+_KEPT = 256 * 1024  # bytes of each stream: of its head, and of its tail
+_TURNS = 100
+_DRAIN = 1.0  # seconds for the rest of the output, which something that left the group may hold open
 
 
 @dataclass(frozen=True)
@@ -25,64 +28,63 @@ class Done:
     errors: str = ""
 
 
+class _Kept:
+    """The head and the tail of a stream."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._left = 0
+
+    def take(self, data: bytes) -> None:
+        room = _KEPT - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        self._left += max(0, len(self._tail) - _KEPT)
+        del self._tail[:-_KEPT]
+
+    def __str__(self) -> str:
+        between = f"\n[... {self._left} bytes left out ...]\n" if self._left else ""
+        return self._head.decode("utf-8", "replace") + between + self._tail.decode("utf-8", "replace")
+
+
 async def run(
     argv: Sequence[str],
     folder: str | os.PathLike[str],
     env: Mapping[str, str] | None = None,
     timeout: float = 0.0,
-    apart: bool = True,
-    stdout: int | None = None,
+    take: Callable[[bytes], Any] | None = None,
 ) -> Done:
     """Run a program to its end; nothing of its process group runs on then, nor when this is cancelled.
 
-    env: added to this process's environment. timeout: seconds, 0 for none. apart: keep errors apart from the output.
-    stdout: a descriptor that takes the output instead. Raises Unavailable when it cannot be started.
+    env: added to this process's environment. timeout: seconds, 0 for none.
+    take: is given the output instead of keeping it. Raises Unavailable when the program cannot be started.
     """
-    pipe = asyncio.subprocess.PIPE
+    out, err = _Kept(), _Kept()
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=pipe if stdout is None else stdout,
-            stderr=pipe if apart else asyncio.subprocess.STDOUT,
-            cwd=folder,
-            env={**os.environ, **(env or {})},
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise Unavailable(f"{argv[0]}: cannot be run in {folder}: {error.strerror or error}") from error
-    streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
-    readers = [asyncio.ensure_future(_read(stream)) for stream in streams]
-    code: int | None = None
-    try:
-        with contextlib.suppress(asyncio.TimeoutError):
-            code = await asyncio.wait_for(process.wait(), timeout or None)
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        if process.returncode is None:
-            await process.wait()
-        if readers:
-            await asyncio.wait(readers, timeout=_DRAIN)
-            for reader in readers:
-                reader.cancel()
-    texts = [_text(reader) for reader in readers]
-    if stdout is not None:
-        texts.insert(0, "")
-    return Done(code, *texts)
-
-
-def _text(reader: asyncio.Future[bytes]) -> str:
-    return reader.result().decode("utf-8", "replace") if reader.done() and not reader.cancelled() else ""
-
-
-async def _read(stream: asyncio.StreamReader) -> bytes:
-    head, tail, left = b"", bytearray(), 0
-    with contextlib.suppress(asyncio.CancelledError):
-        while chunk := await stream.read(65536):
-            room = _KEPT - len(head)
-            head, chunk = head + chunk[:room], chunk[room:]
-            tail += chunk
-            left += max(0, len(tail) - _KEPT)
-            del tail[:-_KEPT]
-    return head + (b"\n[... %d bytes left out ...]\n" % left if left else b"") + bytes(tail)
+        child = Child(argv[0], Invocation(tuple(argv)), os.fspath(folder), env or {})
+    except FleetError as error:
+        raise Unavailable(f"{argv[0]}: cannot be run: {str(error).partition(': ')[2]}") from error
+    with child:
+        reading = [
+            asyncio.ensure_future(child.read(take or out.take)),
+            asyncio.ensure_future(child.read(err.take, stderr=True)),
+        ]
+        exited = asyncio.ensure_future(child.wait())
+        try:
+            await asyncio.wait([exited], timeout=timeout or None)
+            code = child.code
+            child.signal(signal.SIGKILL)
+            await asyncio.wait(reading, timeout=_DRAIN)
+            for _turn in range(_TURNS):
+                if not child.has_others():
+                    break
+                await asyncio.sleep(_DRAIN / _TURNS)
+            for task in reading:
+                if task.done():
+                    task.result()  # what take has raised
+        finally:
+            for task in (exited, *reading):
+                task.cancel()
+            await asyncio.gather(exited, *reading, return_exceptions=True)
+    return Done(code, str(out), str(err))

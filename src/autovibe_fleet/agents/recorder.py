@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fleet_core.errors import FleetError
+from fleet_core.errors import FleetError, StateDamaged
 from fleet_core.processes import hide, is_secret
 from fleet_core.runner_events import cut
 from fleet_node.agents import AgentStore
@@ -22,6 +22,8 @@ from fleet_node.agents import AgentStore
 Row = dict[str, Any]
 _SHORTEST_SECRET = 4  # a shorter one would blank half of every sentence
 _FLUSH = 0.02  # seconds between two writes of messages
+_TAIL = 1 << 20  # bytes of a run's file that are looked at when it goes on
+_TOLD_AGAIN = 200  # messages that are reported once more when a run goes on
 _SUMMARY = ("step", "phase", "done", "failures", "trips", "until", "why")  # of a position, for those who watch
 
 
@@ -45,7 +47,10 @@ class Recorder:
         self._folder = folder
         self._secrets = secrets
         self._report = report
+        self._path = folder
         self._file = -1
+        self._written = 0  # the id of the last message that the file had when it was opened
+        self._ended: set[int] = set()  # the iterations whose end it had
         self._iteration = 0
         self._messages: list[Row] = []
         self._flushed = 0.0
@@ -54,14 +59,46 @@ class Recorder:
 
     def open(self, run: int) -> None:
         """Begin or go on with the file of a run."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(self._folder / f"run-{run}.jsonl", flags, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._path = self._folder / f"run-{run}.jsonl"
+        self._file = os.open(self._path, flags, 0o600)
+        self._written, self._ended = self._look_back()
 
     def close(self) -> None:
         self.flush()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _look_back(self) -> tuple[int, set[int]]:
+        """Return the last message and the ended iterations that the file tells of; end a line that was cut off."""
+        size = os.fstat(self._file).st_size
+        data = os.pread(self._file, _TAIL, max(0, size - _TAIL))
+        if data and not data.endswith(b"\n"):
+            self._write(b"\n")
+        written, ended = 0, set()
+        for line in data.split(b"\n")[0 if size <= _TAIL else 1 :]:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if event.get("kind") == "message":
+                written = max(written, event["id"])
+            elif event.get("kind") == "iteration" and event["state"] != "running":
+                ended.add(event["id"])
+        return written, ended
+
+    def catch_up(self, iteration: Row) -> None:
+        """Write and report what a killed process had stored of an iteration, but perhaps did not get to tell."""
+        after = self._written
+        while rows := self._store.messages(self._agent, iteration=iteration["id"], after=after, limit=1000):
+            after = rows[-1]["id"]
+            for row in rows:
+                self._line({**row, "kind": "message", "agent": self._agent})
+        for row in self._store.messages(self._agent, iteration=iteration["id"], before=1 << 62, limit=_TOLD_AGAIN):
+            self._report({**row, "kind": "message", "agent": self._agent})
+        if iteration["state"] != "running" and iteration["id"] not in self._ended:
+            self.told("iteration", iteration)
 
     def hide(self, text: str) -> str:
         """Return a text without secrets."""
@@ -126,9 +163,14 @@ class Recorder:
 
     def _line(self, event: Row) -> None:
         if self._file >= 0:
-            data = json.dumps(event, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+            self._write(json.dumps(event, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+
+    def _write(self, data: bytes) -> None:
+        try:
             while data:
                 data = data[os.write(self._file, data) :]
+        except OSError as error:
+            raise StateDamaged(f"{self._path}: cannot be written: {error.strerror}") from error
 
 
 def say(text: str) -> None:

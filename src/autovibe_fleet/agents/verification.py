@@ -25,7 +25,7 @@ async def verify(command: str, folder: str, env: Mapping[str, str], timeout: flo
     output = ""
     if command:
         try:
-            done = await run(["/bin/sh", "-c", command], folder, env, timeout, apart=False)
+            done = await run(["/bin/sh", "-c", f"exec 2>&1\n{command}"], folder, env, timeout)
         except Unavailable as error:
             code, output = None, str(error)
         else:

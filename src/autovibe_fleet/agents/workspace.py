@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -224,10 +225,8 @@ async def _into(file: Path, path: str, *words: str) -> None:
     """Write the output of a git command to a private file, at once."""
     new = file.with_name(f"{file.name}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        await _git(path, *words, stdout=descriptor)
-    finally:
-        os.close(descriptor)
+    with open(descriptor, "wb") as output:
+        await _git(path, *words, take=output.write)
     os.replace(new, file)
 
 
@@ -241,9 +240,9 @@ async def _git(
     check: bool = True,
     env: dict[str, str] | None = None,
     timeout: float = _PATIENCE,
-    stdout: int | None = None,
+    take: Callable[[bytes], object] | None = None,
 ) -> Done:
-    done = await run(["git", *words], path, {**_ENV, **(env or {})}, timeout, stdout=stdout)
+    done = await run(["git", *words], path, {**_ENV, **(env or {})}, timeout, take=take)
     if check and done.code != 0:
         raise Unavailable(f"git {words[0]} in {path}: {_said(done)}")
     return done

@@ -98,3 +98,23 @@ def test_usage_is_summed_from_messages() -> None:
         {"type": "usage", "detail": {"input_tokens": 4, "output_tokens": 1}},
     ]
     assert total(rows) == {"input_tokens": 7, "cost": 0.5, "output_tokens": 1}
+
+
+def test_what_a_killed_process_had_stored_but_not_told_is_told_by_the_next(store: AgentStore, tmp_path: Path) -> None:
+    ident = iteration(store)
+    rows = store.add_messages(ident, [{"type": "text", "content": str(number)} for number in range(4)])
+    store.end_iteration(ident, "succeeded")
+    path = tmp_path / "run-1.jsonl"
+    told = [json.dumps({**row, "kind": "message"}) for row in rows[:2]]
+    path.write_text("\n".join([*told, json.dumps({**rows[2], "kind": "message"})[:20]]))
+    seen: list[dict[str, Any]] = []
+    for _time in range(2):  # the second time there is nothing to add to the file
+        recorder = Recorder(store, "a", tmp_path, (), seen.append)
+        recorder.open(1)
+        recorder.catch_up(store.iteration(ident))
+        recorder.close()
+    lines = path.read_text().split("\n")
+    assert [json.loads(line)["id"] for line in [*lines[:2], *lines[3:5]]] == [row["id"] for row in rows]
+    assert json.loads(lines[5])["kind"] == "iteration"
+    assert lines[6:] == [""]
+    assert {event["id"] for event in seen if event["kind"] == "message"} == {row["id"] for row in rows}
