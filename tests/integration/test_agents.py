@@ -399,6 +399,15 @@ def test_a_run_whose_process_is_gone_is_ended_by_stop(fleet: Fleet, store: Agent
     assert store.iteration(made["id"])["state"] == "interrupted"
 
 
+def test_runs_go_on_all_or_none(fleet: Fleet, store: AgentStore) -> None:
+    apply(fleet, agent("a"), agent("b"))
+    run = store.begin_run("a", 1)
+    store.update_run(run, state="limited", reason="the budget is spent")
+    with pytest.raises(Conflict, match='agent "b": has no run to go on with'):
+        fleet.call("agents.start", names=["a", "b"], continue_run=True)
+    assert store.run(run)["state"] == "limited"
+
+
 # Events
 
 

@@ -38,15 +38,17 @@ def begun_runs(store: AgentStore) -> list[str]:
     ]
 
 
-def reopen(store: AgentStore, agent: str) -> None:
-    """Make the last run of an agent one that goes on. Raises Conflict if there is none, or if it was completed."""
-    runs = store.runs(agent, 1)
-    if not runs:
-        raise Conflict(f'agent "{agent}": has no run to go on with')
-    if runs[0]["state"] == "completed":
-        raise Conflict(f'agent "{agent}": its last run, {runs[0]["id"]}, was completed; start it again instead')
-    if runs[0]["finished"] is not None:
-        store.update_run(runs[0]["id"], state="running", reason="")
+def reopen(store: AgentStore, agents: Iterable[str]) -> None:
+    """Make the last runs of agents go on, all or none. Raises Conflict where there is none, or it was completed."""
+    with store.transaction():
+        for agent in agents:
+            runs = store.runs(agent, 1)
+            if not runs:
+                raise Conflict(f'agent "{agent}": has no run to go on with')
+            if runs[0]["state"] == "completed":
+                raise Conflict(f'agent "{agent}": its last run, {runs[0]["id"]}, was completed; start it again instead')
+            if runs[0]["finished"] is not None:
+                store.update_run(runs[0]["id"], state="running", reason="")
 
 
 def abandon(store: AgentStore, agent: str, reason: str) -> None:

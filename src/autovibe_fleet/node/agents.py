@@ -149,8 +149,7 @@ class Agents:
                 for name in idle:
                     await self._read(abandon, self.store, name, "given up for a new run")
             if continue_run:
-                for name in idle:
-                    await self._read(reopen, self.store, name)
+                await self._read(reopen, self.store, idle)
             await self.schedules.arm(names, ())
             started = await self._start(names, deadline)
         if wait:
@@ -190,11 +189,12 @@ class Agents:
         """Return those of the agents that have nothing to do, once the processes of their last runs have ended."""
         idle = [name for name, (state, _revision) in (await self.events.states(names)).items() if state not in AWAKE]
         ending = [process_id(name) for name in idle if self.process_facts(name).wanted]
-        if ending:
-            processes = self.engine.processes
-            gone = lambda: all(processes[i].status.state not in life.WANTED for i in ending)  # noqa: E731
-            if not await self.engine.records.until(gone, time.monotonic() + _LINGER):
-                await self.engine.apply([{"id": ident} for ident in ending], "stopped")
+
+        def gone() -> bool:
+            return all(self.engine.processes[ident].status.state not in life.WANTED for ident in ending)
+
+        if ending and not await self.engine.records.until(gone, time.monotonic() + _LINGER):
+            await self.engine.apply([{"id": ident} for ident in ending], "stopped")
         return idle
 
     async def stop(self, names: Sequence[str], timeout: float = PATIENCE) -> None:
