@@ -144,7 +144,7 @@ class TaskList:
 
     def key(self, name: str) -> str:
         """SHA-256 of everything that changes what one task does."""
-        shared = {key: value for key, value in self.to_dict().items() if key in _SHARED}
+        shared = _plain(replace(self, tasks=()), _SHARED)
         return digest({**shared, "task": self.task(name).to_dict()})
 
 
@@ -157,9 +157,11 @@ def digest(data: object) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _plain(value: Any) -> dict[str, Any]:
+def _plain(value: Any, only: tuple[str, ...] = ()) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for part in fields(value):
+        if only and part.name not in only:
+            continue
         found = getattr(value, part.name)
         default = part.default_factory() if callable(part.default_factory) else part.default
         if found == default:
@@ -330,17 +332,27 @@ def groups(found: TaskList) -> tuple[tuple[str, ...], ...]:
 
     Raises InvalidInput that names the members of a cycle.
     """
-    left = {item.name: set(item.needs) for item in found.tasks}
+    place = {item.name: number for number, item in enumerate(found.tasks)}
+    left = {item.name: len(item.needs) for item in found.tasks}
+    users: dict[str, list[str]] = {item.name: [] for item in found.tasks}
+    for item in found.tasks:
+        for needed in item.needs:
+            users[needed].append(item.name)
     steps: list[tuple[str, ...]] = []
-    while left:
-        ready = tuple(name for name, needs in left.items() if not needs)
-        if not ready:
-            raise InvalidInput(f"tasks need each other in a cycle: {' -> '.join(_cycle(left))}")
-        steps.append(ready)
+    ready = [name for name, count in left.items() if not count]
+    while ready:
+        steps.append(tuple(ready))
+        freed = []
         for name in ready:
             del left[name]
-        for needs in left.values():
-            needs.difference_update(ready)
+            for user in users[name]:
+                left[user] -= 1
+                if not left[user]:
+                    freed.append(user)
+        ready = sorted(freed, key=place.__getitem__)
+    if left:
+        needs = {item.name: set(item.needs) & set(left) for item in found.tasks if item.name in left}
+        raise InvalidInput(f"tasks need each other in a cycle: {' -> '.join(_cycle(needs))}")
     return tuple(steps)
 
 
@@ -349,7 +361,7 @@ def _cycle(graph: Mapping[str, set[str]]) -> list[str]:
     name = next(iter(graph))
     while name not in path:
         path.append(name)
-        name = min(other for other in graph[name] if other in graph)
+        name = min(graph[name])
     return [*path[path.index(name) :], name]
 
 
@@ -360,9 +372,12 @@ def select(found: TaskList, only: Iterable[str] = (), start: str = "") -> TaskLi
     """
     wanted = {found.task(name).name for name in only}
     if start:
-        wanted.add(found.task(start).name)
-        for step in groups(found):
-            wanted |= {name for name in step if start in _above(found, name)}
+        after = {found.task(start).name}
+        needs = {item.name: item.needs for item in found.tasks}
+        for name in (name for step in groups(found) for name in step):
+            if any(needed in after for needed in needs[name]):
+                after.add(name)
+        wanted |= after
     if not wanted:
         return found
     kept = [
@@ -375,17 +390,6 @@ def select(found: TaskList, only: Iterable[str] = (), start: str = "") -> TaskLi
         if item.name in wanted
     ]
     return replace(found, tasks=tuple(kept))
-
-
-def _above(found: TaskList, name: str) -> set[str]:
-    seen: set[str] = set()
-    waiting = [name]
-    while waiting:
-        for needed in found.task(waiting.pop()).needs:
-            if needed not in seen:
-                seen.add(needed)
-                waiting.append(needed)
-    return seen
 
 
 def _choice(where: str, value: object, known: tuple[str, ...]) -> str:

@@ -54,11 +54,12 @@ def next_ready(found: TaskList, states: Mapping[str, str], stopping: str = "") -
     if not stopping:
         stops = [item.name for item in found.tasks if now[item.name] == "failed" and item.on_failure == "stop"]
         stopping = f'"{stops[0]}" failed' if stops else ""
+    needs = {item.name: item.needs for item in found.tasks}
     skip: dict[str, str] = {}
-    for step in groups(found):
+    for step in groups(found) if stopping or any(state in FAILED for state in now.values()) else ():
         for name in step:
             if now[name] == "pending":
-                missing = [needed for needed in found.task(name).needs if now[needed] in FAILED]
+                missing = [needed for needed in needs[name] if now[needed] in FAILED]
                 reason = f'it needs "{missing[0]}"' if missing else stopping
                 if reason:
                     skip[name], now[name] = reason, "skipped"
@@ -98,6 +99,7 @@ def resume(found: TaskList, before: TaskList, states: Mapping[str, str]) -> Resu
     A task is kept when it was done, is the same, and all that it needs is kept.
     """
     old = set(before.names)
+    needs = {item.name: item.needs for item in found.tasks}
     kept: set[str] = set()
     notes = [f'task "{name}" is new' for name in found.names if name not in old]
     notes += [f'task "{name}" is gone' for name in before.names if name not in found.names]
@@ -106,7 +108,7 @@ def resume(found: TaskList, before: TaskList, states: Mapping[str, str]) -> Resu
             same = name in old and found.key(name) == before.key(name)
             if name in old and not same:
                 notes.append(f'task "{name}" has changed')
-            if same and states.get(name) in DONE and all(needed in kept for needed in found.task(name).needs):
+            if same and states.get(name) in DONE and all(needed in kept for needed in needs[name]):
                 kept.add(name)
     return Resume(
         tuple(name for name in found.names if name in kept),

@@ -15,15 +15,18 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from fleet_core.errors import FleetError, TimedOut, Unavailable, from_code
+    from fleet_core.names import as_text_map
     from fleet_core.runners import runner
     from fleet_core.task_lists import task_list
 else:
     try:
         from ..fleet_core.errors import FleetError, TimedOut, Unavailable, from_code
+        from ..fleet_core.names import as_text_map
         from ..fleet_core.runners import runner
         from ..fleet_core.task_lists import task_list
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import FleetError, TimedOut, Unavailable, from_code
+        from fleet_core.names import as_text_map
         from fleet_core.runners import runner
         from fleet_core.task_lists import task_list
 
@@ -46,9 +49,9 @@ class Started(NamedTuple):
 def request_from(data: Mapping[str, Any]) -> Request:
     """Return the request that plain data holds: list, workdir, environ, resume, source, partial."""
     return Request(
-        tasks=task_list(data["list"]),
+        tasks=task_list(data.get("list")),
         workdir=str(data.get("workdir") or ""),
-        environ=dict(data.get("environ") or {}),
+        environ=as_text_map("environ", data.get("environ")),
         resume=bool(data.get("resume")),
         source=str(data.get("source") or ""),
         partial=bool(data.get("partial")),
