@@ -20,7 +20,8 @@ INTRO = """\
 <!-- Written by tests/tools/cli_docs.py from the command itself. -->
 # The fleet command
 
-`fleet` runs and watches processes and agents on one host. `fleet --help` and `fleet COMMAND --help` say what this page says.
+`fleet` runs and watches processes and agents on one host. `fleet --help` and `fleet COMMAND --help` say the same as
+this page.
 
 - Nothing has to be set up: a command that needs fleetd, the daemon, starts it in the background.
 - Results go to stdout, errors in one sentence and notes to stderr.

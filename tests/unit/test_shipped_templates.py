@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from autovibe_fleet.cli.agent_files import read
 from fleet_core.processes import launch, needs_of
 from fleet_core.resource_types import DEFAULTS
 from fleet_core.templates import instantiate, template
@@ -55,3 +56,20 @@ def test_a_resource_does_not_need_variables_that_it_does_not_name() -> None:
         "tcpport": "",
         "datadir": "/var/lib/nginx/web",
     }
+
+
+AGENTS = Path(__file__).parents[2] / "templates/agents"
+
+
+def test_the_shipped_agents_can_be_applied_together() -> None:
+    found = read([str(AGENTS)])
+    assert [item.definition.name for item in found] == [
+        "builder",
+        "reviewer",
+        "security-reviewer",
+        "backlog",
+        "bugs",
+        "writer",
+    ]
+    text = (AGENTS / "README.md").read_text()
+    assert all(f"`{Path(item.file).name}`" in text for item in found)

@@ -63,8 +63,9 @@ def apply(
 ) -> None:
     """Create or update agents from files.
 
-    What is as declared stays as it is. All agents of all files are checked first: if one is wrong, none is changed. Nothing is ever removed by it; that is
-    what `fleet agents delete` does. An agent that runs takes its new definition with its next iteration.
+    What is as declared stays as it is. All agents of all files are checked first: if one is wrong, none is changed.
+    Nothing is ever removed by it; that is what `fleet agents delete` does. An agent that runs takes its new definition
+    with its next iteration.
     """
     sources = read(files, overrides(assignments or ()), session.out.note)
     if not sources:

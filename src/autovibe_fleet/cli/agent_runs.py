@@ -34,8 +34,8 @@ def run(
 ) -> None:
     """Run agents and watch what they do.
 
-    Ctrl-C stops watching; the agents go on. An agent whose run was cut short by a crash goes on with it. The exit code is 6 for a run that failed, and 5 for one
-    that a limit ended before its completion or verification.
+    Ctrl-C stops watching; the agents go on. An agent whose run was cut short by a crash goes on with it. The exit code
+    is 6 for a run that failed, and 5 for one that a limit ended before its completion or verification.
     """
     names = list(dict.fromkeys(agent_names.stored(session, name) for name in names))
     before = {view["name"]: view["state"] for view in session.call("agents.list", names=names)["agents"]}
