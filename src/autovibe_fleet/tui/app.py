@@ -48,10 +48,13 @@ class SteerApp(App[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (NARROW, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (LOW, "-high")]
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Quit"),
         Binding("tab", "pane(1)", "Pane", key_display="Tab", priority=True),
         Binding("shift+tab", "pane(-1)", "Pane", show=False, priority=True),
-        Binding("slash", "search", "Search"),
-        Binding("m", "message", "Message"),
+        # With priority, so that what is typed right after them is for the box that they go to.
+        Binding("slash", "search", "Search", priority=True),
+        Binding("m", "message", "Message", priority=True),
         Binding("e", "edit", "Edit"),
         Binding("p", "pause", "Pause"),
         Binding("i", "interrupt", "Interrupt"),
@@ -59,8 +62,6 @@ class SteerApp(App[None]):
         Binding("s", "stop", "Stop"),
         Binding("n", "newest", "Newest", show=False),
         Binding("z", "fold_all", "Fold all", show=False),
-        Binding("question_mark", "help", "Help", key_display="?"),
-        Binding("q", "quit", "Quit"),
     ]
 
     def __init__(self, folder: Path, agent: str = "") -> None:
@@ -203,7 +204,9 @@ class SteerApp(App[None]):
         step = self.feed.model.step(key) if key else None
         kind = key.kind if key is not None and agent is not None else ""
         for name in ("agent", "step", "iteration"):
-            self.screen_stack[0].query_one(f"#{name}").display = kind == name
+            pane = self.screen_stack[0].query_one(f"#{name}")
+            if pane.display != (kind == name):
+                pane.display = kind == name
         nothing = self._main_lines("#nothing")
         nothing.display = kind in ("", "more")
         if kind == "more":
@@ -238,9 +241,13 @@ class SteerApp(App[None]):
     # The tree and the panes
 
     def on_agent_tree_selected(self, message: AgentTree.Selected) -> None:
-        self.feed.select(message.key)
-        self._show_right(message.key)
-        if message.key is not None and message.key.kind == "iteration":
+        if message.key == self._main(AgentTree).cursor:  # else it has gone on
+            self._select(message.key)
+
+    def _select(self, key: Key | None) -> None:
+        self.feed.select(key)
+        self._show_right(key)
+        if key is not None and key.kind == "iteration":
             self._main(HistoryView).update()
             self._main(IterationPane).show_below()
 
@@ -261,20 +268,30 @@ class SteerApp(App[None]):
         names = self._panes()
         now = self.focused.id if self.focused is not None else ""
         at = names.index(now) + by if now in names else 0
-        self.query_one(f"#{names[at % len(names)]}").focus()
+        self._focus(f"#{names[at % len(names)]}")
+
+    def _focus(self, name: str) -> None:
+        """Go to a widget at once: what is typed next is for it, and no command."""
+        self.screen.set_focus(self.screen.query_one(name))
 
     def _focus_right(self) -> None:
         names = self._panes()
         if len(names) > 1:
-            self.query_one(f"#{names[1]}").focus()
+            self._focus(f"#{names[1]}")
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         """Where there is room for one pane only, show the one with the focus."""
         right = any(node.id == "right" for node in event.widget.ancestors)
         self.screen_stack[0].set_class(right, "-right")
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Leave the keys of some actions to whoever is typing, and to dialogs."""
+        if action in ("search", "message"):
+            return len(self.screen_stack) == 1 and not isinstance(self.focused, (SearchBox, MessageBox))
+        return super().check_action(action, parameters)
+
     def action_search(self) -> None:
-        self.query_one(SearchBox).focus()
+        self._focus("#search")
 
     def on_input_changed(self, event: SearchBox.Changed) -> None:
         self.feed.model.find(event.value)
@@ -284,7 +301,7 @@ class SteerApp(App[None]):
         """Leave the right side, then the search."""
         if self.focused is self.query_one(AgentTree):
             self.query_one(SearchBox).value = ""
-        self.query_one(AgentTree).focus()
+        self._focus("#tree")
 
     # Steering
 
@@ -347,7 +364,8 @@ class SteerApp(App[None]):
             self._tell("There is no iteration yet that a message could go into.", True)
             return
         if key is not None:
-            self.call_after_refresh(self.query_one(MessageBox).focus)
+            self._select(self.query_one(AgentTree).cursor)
+            self._focus("#message")
 
     def action_newest(self) -> None:
         key = self.feed.selected

@@ -43,9 +43,14 @@ def moves(state: str) -> bool:
     return STATES.get(state, ("·", ""))[0] == ""
 
 
+def number_of(value: Any) -> float:
+    """Return a number; what is none, as a runner may have reported it, counts as nothing."""
+    return float(value) if isinstance(value, (int, float)) and abs(value) < 1e15 else 0.0
+
+
 def count(number: float | None) -> str:
     """Return a count with at most four characters or so: 950, 12.3k, 4.5M."""
-    value = float(number or 0)
+    value = number_of(number)
     for unit in ("", "k", "M", "G"):
         if abs(value) < 999.5 or unit == "G":
             return f"{value:.0f}{unit}" if not unit or abs(value) >= 99.5 else f"{value:.1f}{unit}"
@@ -54,11 +59,10 @@ def count(number: float | None) -> str:
 
 
 def money(cost: float | None) -> str:
-    """Return USD; small sums with four digits."""
-    value = float(cost or 0)
-    return (
-        f"${value:.2f}" if value >= 1 or value == 0 else f"${value:.4f}".rstrip("0") if value < 0.1 else f"${value:.3f}"
-    )
+    """Return USD; sums below one with three digits or four."""
+    value = number_of(cost)
+    digits = 2 if value >= 1 or value == 0 else 3 if value >= 0.01 else 4
+    return f"${value:.{digits}f}"
 
 
 def seconds_of(row: Mapping[str, Any], now: float) -> float | None:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from textual.events import Key
 
 from autovibe_fleet.tui.link import Status
+from autovibe_fleet.tui.widgets.message_box import MessageBox
 
 from .screens import Still, compare, picture, play, press, settled, shown
 from .stage import BUILDER, TRANSLATOR, WATCHER, Stage
@@ -140,5 +142,24 @@ def test_the_newest_iteration_is_bold_and_the_cursor_marked(full: Stage) -> None
             assert styles["#12"].bold
             assert not styles["#11"].bold
             assert styles["#12"].bgcolor != styles["#11"].bgcolor
+
+    play(scene)
+
+
+@pytest.mark.parametrize(("key", "box"), [("m", "message"), ("/", "search")])
+def test_what_is_typed_right_after_the_key_of_a_box_is_no_command(full: Stage, key: str, box: str) -> None:
+    async def scene() -> None:
+        async with shown(full, running=("builder",)) as (app, pilot):
+            link = app.feed.link
+            assert isinstance(link, Still)
+            before = len(link.calls)
+            for character in f"{key}spire/m":  # all in one go
+                name = {"/": "slash"}.get(character, character)
+                app.post_message(Key(name, character))
+            await settled(pilot)
+            found = app.query_one(f"#{box}")
+            assert (found.text if isinstance(found, MessageBox) else found.value) == "spire/m"  # type: ignore[attr-defined]
+            methods = {method for method, _params in link.calls[before:]}
+            assert not methods & {"agents.stop", "agents.pause", "agents.interrupt", "agents.start"}
 
     play(scene)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import termios
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from tests.integration.fleetd import Fleet, running, wait_for
 from tests.integration.working_agents import STEERABLE, Agent, python
 
-from .terminal import Terminal, environment
+from .terminal import PROGRAM, Terminal, environment
 
 LOOP = {
     "methods": {"work": "Work on the backlog."},
@@ -196,7 +198,8 @@ def test_what_an_agent_writes_does_not_touch_the_terminal(fleet: Fleet, tmp_path
     """Told by the bytes that reach the terminal: the model's own sequences are not among them."""
     program = tmp_path / "evil.sh"
     program.write_text(
-        "printf 'one \\033]0;owned\\007 \\033]52;c;b3duZWQ=\\033\\\\ \\033[5m\\033[?1049l\\033[31;42mtwo\\033c \\0 three'\n"
+        "printf 'one \\033]0;owned\\007 \\033]52;c;b3duZWQ=\\033\\\\ \\033[5m\\033[?1049l'\n"
+        "printf '\\033[31;42mtwo\\033c \\0 three'\n"
         "printf ' \\342\\200\\256four [bold red]five[/] \\377 \\302\\2332J six\\n'; sleep 600\n"
     )
     name = Agent(fleet, "evil").run(f"sh {program}", description="\x1b]0;owned\x07 [red]x[/]")
@@ -219,10 +222,6 @@ def test_what_an_agent_writes_does_not_touch_the_terminal(fleet: Fleet, tmp_path
 
 
 def test_without_a_terminal_it_says_so(fleet: Fleet) -> None:
-    import subprocess
-
-    from .terminal import PROGRAM
-
     for words, sentence in [((), "expected a terminal"), (("--json",), "writes no JSON")]:
         done = subprocess.run(
             [PROGRAM, "steer", *words],
@@ -245,3 +244,15 @@ def test_modes_of_the_terminal_are_given_back(fleet: Fleet) -> None:
         screen.press("q")
         screen.until(lambda: termios.tcgetattr(screen._master)[3] & termios.ECHO)
         assert termios.tcgetattr(screen._master)[:4] == screen.modes[:4]
+
+
+def test_without_textual_it_says_what_to_install(fleet: Fleet) -> None:
+    code = (
+        "import sys; sys.modules['textual'] = None; from autovibe_fleet.cli import main; sys.exit(main.run(['steer']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(fleet.folder), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 7
+    assert 'pip install "autovibe-fleet[steer]"' in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -63,7 +63,7 @@ def lines(found: Block) -> list[str]:
         (
             message("usage", input_tokens=1200, output_tokens=7, cost=0.0123),
             True,
-            ["tokens: 1.2k in · 7 out · $0.0123"],
+            ["tokens: 1.2k in · 7 out · $0.012"],
         ),
         (message("new", "of tomorrow"), True, ["new: of tomorrow"]),
     ],
@@ -108,7 +108,7 @@ def test_counts_for_people(number: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost", "text"), [(None, "$0.00"), (0.0123, "$0.0123"), (0.286, "$0.286"), (12.345, "$12.35")]
+    ("cost", "text"), [(None, "$0.00"), (0.0123, "$0.012"), (0.0012, "$0.0012"), (0.286, "$0.286"), (12.345, "$12.35")]
 )
 def test_money_for_people(cost: float | None, text: str) -> None:
     assert money(cost) == text

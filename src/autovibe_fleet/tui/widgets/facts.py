@@ -240,11 +240,13 @@ def outbox_lines(rows: list[Row], most: int = 4) -> Lines:
     for row in rows[-most:]:
         state = str(row.get("state") or "")
         sign, kind = state_mark(state)
+        text = str(row.get("text") or "").strip()
         reason = f"   {one_line(row['reason'], 120)}" if row.get("reason") else ""
         yield [
             (f"{sign} ", kind),
             (f"{state:<10}", kind),
             (f"{one_line(row.get('sender') or '', 24)}: " if row.get("sender") else "", "dim"),
-            (one_line(row.get("text") or "", 160), "text"),
+            (one_line(text, 160), "text"),
+            (" …" if "\n" in text else "", "dim"),
             (reason, kind if state == "refused" else "dim"),
         ]

@@ -19,6 +19,7 @@ from ..text import one_line
 from .lines import LineView
 
 _GUTTER = 3  # columns for the bar of a message
+_MARGIN = 1  # columns before the scrollbar
 _STEP = 3  # lines that a key scrolls within a message longer than the screen
 
 
@@ -46,7 +47,7 @@ class HistoryView(LineView):
     def update(self) -> None:
         """Lay out what the feed has. What the reader looks at stays in its place."""
         history = self.feed.history
-        width = max(self.scrollable_content_region.width - _GUTTER, 8)
+        width = max(self.scrollable_content_region.width - _GUTTER - _MARGIN, 8)
         if history is not self._history:
             self._history = history
             self._unfolded.clear()
@@ -59,7 +60,8 @@ class HistoryView(LineView):
         self._lay_out()
         self._syncing = True
         try:
-            self.virtual_size = Size(self.size.width, max(self._tops[-1], 1))
+            if self._shown or self._history is None:  # a change of it has the whole screen laid out
+                self.virtual_size = Size(self.scrollable_content_region.width, max(self._tops[-1], 1))
             if self.feed.following:
                 self._to_bottom()
             elif anchor is not None:
@@ -286,7 +288,7 @@ class HistoryView(LineView):
 
     def action_fold(self) -> None:
         if not self._fold(False):
-            self.screen.query_one("#tree").focus()
+            self.screen.set_focus(self.screen.query_one("#tree"))
 
     def unfold_all(self) -> None:
         """Unfold every message that is loaded, or fold them all."""
@@ -326,7 +328,7 @@ class HistoryView(LineView):
             self.refresh_line(self._tops[-1] - 1)
 
     def render_line(self, y: int) -> Strip:
-        width = self.size.width
+        width = self.scrollable_content_region.width
         at = y + self.scroll_offset.y
         if not self._shown:
             loading = y == 1 and self._history is not None

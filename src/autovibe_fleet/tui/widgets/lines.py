@@ -9,6 +9,7 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
+from textual.geometry import Region
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
@@ -38,6 +39,12 @@ class LineView(ScrollView, can_focus=True):
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self._styles_by_kind: dict[str, Style] = {}
+        self._base = Style.null()
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Draw; what the whole widget's colors are is asked for once, not for each line."""
+        self._base = self.rich_style
+        return super().render_lines(crop)
 
     def notify_style_update(self) -> None:
         """Forget the colors: the theme or the classes changed."""
@@ -55,10 +62,10 @@ class LineView(ScrollView, can_focus=True):
 
     def strip(self, pieces: Iterable[tuple[str, str]], width: int, over: Style | None = None) -> Strip:
         """Return one line from (text, kind) pieces, filled up to the width. over: laid over the whole line."""
-        base, over = self.rich_style, over or Style.null()
+        base, over = self._base, over or Style.null()
         segments = [Segment(text, base + self.style_of(kind) + over) for text, kind in pieces if text]
         return Strip(segments).adjust_cell_length(width, base + over)
 
     def blank(self, width: int) -> Strip:
         """Return an empty line."""
-        return Strip.blank(width, self.rich_style)
+        return Strip.blank(width, self._base)

@@ -69,4 +69,4 @@ class MessageBox(SafeTextArea):
         self.insert("\n")
 
     def action_leave(self) -> None:
-        self.screen.query_one("#history").focus()
+        self.screen.set_focus(self.screen.query_one("#history"))

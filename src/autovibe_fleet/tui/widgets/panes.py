@@ -30,6 +30,7 @@ class Lines(Static):
 
     def __init__(self, *, id: str | None = None, wrap: bool = True, classes: str = "") -> None:  # noqa: A002
         super().__init__("", id=id, markup=False, classes=classes if wrap else f"{classes} one-line".strip())
+        self._wrap = wrap
         self._last: list[Pieces] = []
 
     def show(self, lines: Iterable[Pieces]) -> None:
@@ -37,11 +38,12 @@ class Lines(Static):
         found = [list(line) for line in lines]
         if found == self._last:
             return
+        layout = self._wrap or len(found) != len(self._last)
         self._last = found
-        self.paint()
+        self.paint(layout)
 
-    def paint(self) -> None:
-        """Draw what is shown in the colors of the theme."""
+    def paint(self, layout: bool) -> None:
+        """Draw what is shown in the colors of the theme. layout: it may need another number of lines."""
         text = Text()
         for index, line in enumerate(self._last):
             if index:
@@ -49,7 +51,7 @@ class Lines(Static):
             for piece, kind in line:
                 style = self.get_component_rich_style(f"line--{kind}", partial=True) if kind else Style.null()
                 text.append(piece, style)
-        self.update(text)
+        self.update(text, layout=layout)
 
 
 class Pane(VerticalScroll):
@@ -66,7 +68,7 @@ class Pane(VerticalScroll):
     ]
 
     def action_back(self) -> None:
-        self.screen.query_one("#tree").focus()
+        self.screen.set_focus(self.screen.query_one("#tree"))
 
 
 class AgentPane(Pane):
@@ -141,6 +143,7 @@ class IterationPane(Vertical):
 
     def _optional(self, name: str, lines: list[Pieces]) -> None:
         found = self.query_one(name, Lines)
-        found.display = bool(lines)
+        if found.display != bool(lines):
+            found.display = bool(lines)
         if lines:
             found.show(lines)

@@ -21,7 +21,7 @@ class SearchBox(Input):
         super().__init__(id="search", placeholder="/ search", select_on_focus=True)
 
     def action_leave(self) -> None:
-        self.screen.query_one("#tree").focus()
+        self.screen.set_focus(self.screen.query_one("#tree"))
 
     def action_clear(self) -> None:
         self.value = ""

@@ -48,8 +48,8 @@ class AgentTree(LineView):
         self.lines = self.feed.model.lines()
         self._find_cursor()
         height = len(self.lines)
-        if self.virtual_size.height != height or self.virtual_size.width != self.size.width:
-            self.virtual_size = Size(self.size.width, height)
+        if self.virtual_size.height != height or self.virtual_size.width != self.scrollable_content_region.width:
+            self.virtual_size = Size(self.scrollable_content_region.width, height)
         self.refresh()
 
     def _find_cursor(self) -> None:
@@ -80,7 +80,7 @@ class AgentTree(LineView):
             self.feed.unfold(above, True)
             above = above.above
         self.lines = self.feed.model.lines()
-        self.virtual_size = Size(self.size.width, len(self.lines))
+        self.virtual_size = Size(self.scrollable_content_region.width, len(self.lines))
         for index, line in enumerate(self.lines):
             if line.key == key:
                 self._move_to(index)
@@ -90,6 +90,7 @@ class AgentTree(LineView):
     def _move_to(self, at: int, scroll: bool = True) -> None:
         if not self.lines:
             return
+        before, top = self.at, self.scroll_offset.y
         self.at = max(0, min(at, len(self.lines) - 1))
         key = self.lines[self.at].key
         if key != self.cursor:
@@ -97,7 +98,9 @@ class AgentTree(LineView):
             self.post_message(self.Selected(key))
         if scroll:
             self.scroll_to_region(Region(0, self.at, 1, 1), animate=False, force=True)
-        self.refresh()
+        if self.scroll_offset.y == top:
+            self.refresh_line(before)
+            self.refresh_line(self.at)
 
     # Keys
 
@@ -189,7 +192,7 @@ class AgentTree(LineView):
                 self.refresh_line(top + index)
 
     def render_line(self, y: int) -> Strip:
-        width = self.size.width
+        width = self.scrollable_content_region.width
         at = y + self.scroll_offset.y
         if at >= len(self.lines):
             return self.blank(width)
