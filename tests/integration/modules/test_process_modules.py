@@ -182,11 +182,16 @@ def test_modules_run_on_the_oldest_python_of_a_managed_host(fleet: Play) -> None
             task("process", processes=[{"id": "nap", "template": "pause"}]),
             task("process_info"),
             task("environment_info"),
+            task("agent", content="go:\n\tGo on.\nagent-walker:\n\tgo\n", defaults={"runner": "aider"}),
+            task("agent", names=["walker"]),
+            task("agent_info", gather=["revisions", "runs", "iterations", "messages", "injections", "statistics"]),
+            task("agent_message", name="walker", text="Left, please."),
         ]
     )
     assert results[0]["ansible_facts"]["ansible_python"]["version"]["minor"] == 9
     assert [bool(result["changed"]) for result in results[1:]] == [
-        *(True, True, False, False, True, True, False, False, False)
+        *(True, True, False, False, True, True, False, False, False),
+        *(True, False, False, True),
     ]
 
 
