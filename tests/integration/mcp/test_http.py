@@ -86,12 +86,12 @@ def serving(host: Host, **environ: str) -> Iterator[Server]:
 
 
 @contextmanager
-def session(server: Server, headers: Mapping[str, str]) -> Iterator[Assistant]:
+def session(server: Server, headers: Mapping[str, str], mode: str = "auto") -> Iterator[Assistant]:
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(httpx2.AsyncClient(headers=dict(headers), timeout=60)) as http_client,
         portal.wrap_async_context_manager(
-            Client(streamable_http_client(server.url, http_client=http_client))
+            Client(streamable_http_client(server.url, http_client=http_client), mode=mode)
         ) as client,
     ):
         yield Assistant(portal, client)
@@ -111,6 +111,15 @@ def test_a_client_with_the_token_uses_the_tools(server: Server) -> None:
         assert assistant.ok("list_processes", environment="shop")["processes"][0]["status"] == "running"
         assert assistant.error("start_process", name="none", environment="shop")["code"] == "not_found"
         assert assistant.ok("deactivate_environment", environment="shop")["changed"]
+
+
+def test_each_session_has_the_environment_that_it_activated(server: Server) -> None:
+    token = {"Authorization": f"Bearer {server.token}"}
+    with session(server, token, "legacy") as one, session(server, token, "legacy") as other:
+        one.ok("activate_environment", path=str(server.host.project))
+        assert one.ok("list_processes")["processes"][0]["id"] == "shop/web"
+        assert other.error("list_processes")["code"] == "invalid_input"
+        one.ok("deactivate_environment")
 
 
 def test_who_may_is_answered(server: Server) -> None:

@@ -228,6 +228,43 @@ def test_resources_are_claimed_listed_and_released(assistant: Assistant) -> None
     assert "tcpport" in [kind["name"] for kind in assistant.ok("list_resource_types")["types"]]
 
 
+def test_many_calls_at_once_are_answered(assistant: Assistant) -> None:
+    ports: list[str] = []
+
+    async def claim(owner: str) -> None:
+        asked = {"owner": owner, "resources": [{"type": "tcpport"}]}
+        result = await assistant.client.call_tool("claim_resources", asked)
+        assert result.structured_content is not None
+        ports.append(result.structured_content["resources"][0]["value"])
+
+    async def all_at_once() -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(12):
+                group.start_soon(claim, f"owner{number}")
+
+    assistant.run(all_at_once)
+    assert len(set(ports)) == 12
+
+
+@pytest.mark.slow
+def test_whoever_uses_an_environment_keeps_it_awake(host: Host, assistant: Assistant) -> None:
+    file = host.project / ".runcept.toml"
+    file.write_text(file.read_text().replace('name = "shop"', 'name = "shop"\ninactivity_timeout = "4s"'))
+    assistant.ok("activate_environment", path=str(host.project))
+
+    def status() -> str:
+        return str(assistant.ok("list_environments")["environments"][0]["status"])
+
+    for _turn in range(8):
+        time.sleep(1)
+        assistant.ok("get_process_logs", name="web")
+    assert status() == "active"
+    end = time.monotonic() + 20
+    while status() != "inactive":
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
 def test_kill_all_stops_everything(host: Host, assistant: Assistant) -> None:
     assistant.ok("activate_environment", path=str(host.project))
     assert assistant.ok("kill_all_processes") == {"stopped": ["shop/web"]}
