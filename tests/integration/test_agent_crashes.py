@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import tempfile
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 from tests.integration.fleetd import Fleet, alive, running, wait_for
+from tests.integration.test_steering import Steerers
 from tests.integration.working_agents import STEERABLE, Agent, python
 
 from fleet_core.errors import FleetError
@@ -24,6 +26,7 @@ from fleet_node import procfs
 
 ITERATIONS = int(os.environ.get("FLEET_CRASH_ITERATIONS", "200"))
 SEED = int(os.environ.get("FLEET_CRASH_SEED", str(random.randrange(10**6))))
+MARKED = re.compile(r"^\[Message \d+ from \w+(?: \(([^\]]*)\))?\]\n(.*)$", re.MULTILINE)
 STATES = ("succeeded", "failed", "interrupted")
 
 # Notes that it begins and that it ends, and whether another one ran meanwhile.
@@ -58,6 +61,18 @@ def folder() -> Iterator[Path]:
 def fleet(folder: Path) -> Iterator[Fleet]:
     with running(folder) as fleet:
         yield fleet
+
+
+def heard(truth: Path) -> list[tuple[str, str]]:
+    """The messages that STEERABLE has read, each with why it came again."""
+    found = []
+    for _iteration, kind, text in map(json.loads, truth.read_text().splitlines()):
+        if kind == "injected":
+            again, _end, rest = text[1:].partition("]\n") if text.startswith("[") else ("", "", text)
+            found.append((rest, again))
+        else:
+            found += [(message, again) for again, message in MARKED.findall(text)]
+    return found
 
 
 class Crashes:
@@ -182,6 +197,45 @@ def test_no_iteration_is_lost_and_none_is_run_twice_in_silence(fleet: Fleet, tmp
     wait_for("nothing of an iteration runs", lambda: not fleet.marked("FLEET_ITERATION="))
     assert list((agent.folder / "tmp").iterdir()) == []
     print(f"seed {SEED}: {dict(crashes.counts)}, {dict(states)}")
+    crashes.store.close()
+
+
+@pytest.mark.timeout(300)
+def test_no_message_is_lost_and_none_comes_twice_in_silence(fleet: Fleet, tmp_path: Path) -> None:
+    print(f"seed {SEED}")
+    agent, truth, program = Agent(fleet, "worker"), tmp_path / "truth", tmp_path / "steerable.py"
+    program.write_text(STEERABLE)
+    agent.run(
+        python(program, str(truth), "0.5"),
+        options={"config": {"stdin": "json"}},
+        pipeline=[{"loop": "work"}],
+        circuit_breaker={"failures": 0},
+        backoff={"delay": 0.02, "max_delay": 0.02},
+    )
+    wait_for("it works", truth.exists)
+    crashes = Crashes(agent, random.Random(SEED))
+    steerers = Steerers(agent, "ab", 60, pause=0.05)
+    for _round in range(12):
+        crashes.once()
+    texts = steerers.join()
+
+    def all_delivered() -> bool:
+        if not agent.view()["pid"]:
+            with contextlib.suppress(FleetError):
+                agent.call("start", wait=False)
+        return all(row["state"] == "delivered" for row in agent.injections())
+
+    wait_for("all are delivered", all_delivered, 60)
+    assert [row["text"] for row in agent.injections()] == texts
+    wait_for("all are read", lambda: {text for text, _again in heard(truth)} >= set(texts), 30)
+    agent.call("stop", timeout=20)
+    seen: set[str] = set()
+    for text, again in heard(truth):
+        assert text not in seen or again, f"seed {SEED}: {text} came twice in silence"
+        seen.add(text)
+    first = list(dict.fromkeys(text for text, _again in heard(truth)))
+    assert first == texts, f"seed {SEED}"
+    print(f"seed {SEED}: {dict(crashes.counts)}, {len(heard(truth)) - len(texts)} of {len(texts)} messages came again")
     crashes.store.close()
 
 

@@ -102,7 +102,8 @@ class Inbox:
                 if moved:
                     self._flying[row["id"]] = moved[0]
                     self._told("injection", *moved)
-                    return row["id"], row["text"]
+                    again = f"[{row['reason']}]\n" if row["reason"] else ""
+                    return row["id"], f"{again}{row['text']}"
             self._arrived.clear()
             await self._arrived.wait()
 
