@@ -210,5 +210,7 @@ class ActionModule(ActionBase):
                 self._show("", str(note))
 
     def _show(self, task: str, text: str) -> None:
+        if self._task.no_log:
+            return
         host = self._vars.get("inventory_hostname", "")
         display.display(": ".join(part for part in (f"  {host}", task, text) if part))

@@ -460,3 +460,26 @@ def test_old_runs_are_removed(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> No
     assert [run.id for run in task_state.runs(runs.state_dir)] == ["5", "4", "3"]
     with pytest.raises(NotFound, match="task run 1: does not exist"):
         task_state.find(runs.state_dir, "1")
+
+
+def test_a_service_that_a_task_has_started_for_good_outlives_kills_and_resumes(runs: Runs) -> None:
+    (runs.folder / "service.py").write_text(
+        "import os, time\nos.setsid()\nopen('service', 'w').write(str(os.getpid()))\ntime.sleep(300)\n"
+    )
+    serve = f"{sys.executable} service.py >log 2>&1 & while ! test -s service; do sleep 0.02; done"
+    tasks = [
+        {"name": "serve", "run": serve},
+        {"name": "wait", "run": "test -e ready || { echo $$ >pid; sleep 300; }", "needs": ["serve"]},
+    ]
+    child = spawn(runs, *tasks)
+    until((runs.folder / "pid").exists)
+    service = int((runs.folder / "service").read_text())
+    try:
+        child.kill()
+        child.communicate()
+        (runs.folder / "ready").touch()
+        again = runs(*tasks, resume=True)
+        assert again["notes"] == ["ended 2 processes that the earlier runner had left"]
+        assert procfs.alive(service)
+    finally:
+        os.kill(service, signal.SIGKILL)

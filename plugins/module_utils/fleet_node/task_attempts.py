@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
     from fleet_core.errors import FleetError
@@ -36,11 +34,11 @@ else:
         from fleet_core.runners import runner
         from fleet_core.task_lists import Task
 
-from . import procfs
 from .runner_child import Child
 from .runner_process import run_turn
 from .task_output import Capture
 
+Started = Callable[[int], None]
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 DRAIN = 1.0  # seconds for the rest of the output, which something outside the group may hold open
 _POLL = 0.05
@@ -70,15 +68,16 @@ def secrets_of(env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 async def attempt_command(
-    task: Task, folder: str, env: Mapping[str, str], capture: Capture, stop: asyncio.Event
+    task: Task, folder: str, env: Mapping[str, str], capture: Capture, stop: asyncio.Event, started: Started
 ) -> Attempt:
-    """Run a shell command. Nothing of its process group is left when this returns."""
+    """Run a shell command. Nothing of its process group is left when this returns. started: is told the group."""
     invocation = Invocation(argv=("/bin/sh", "-e", "-c", task.run, task.name), stdin="")
     try:
         child = Child(task.name, invocation, folder, env)
     except FleetError as error:
         return Attempt(False, error.message)
     with child:
+        started(child.pid)
         return await _follow(task, child, capture, stop)
 
 
@@ -150,6 +149,7 @@ async def attempt_prompt(
     env: Mapping[str, str],
     capture: Capture,
     stop: asyncio.Event,
+    started: Started,
     before: Mapping[str, Any] | None = None,
 ) -> Attempt:
     """Give a prompt to its runner. before: the result of the task whose session goes on."""
@@ -175,7 +175,14 @@ async def attempt_prompt(
 
     try:
         outcome = await run_turn(
-            runner(task.runner), turn, folder=folder, env=env, on_event=told, timeout=task.timeout, stop=stop
+            runner(task.runner),
+            turn,
+            folder=folder,
+            env=env,
+            on_event=told,
+            timeout=task.timeout,
+            stop=stop,
+            started=lambda pid, ticks: started(pid),
         )
     except FleetError as error:
         return Attempt(False, error.message)
@@ -205,14 +212,3 @@ def clean_text(text: str) -> str:
     return re.sub(
         r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])|[\x00-\x08\x0b-\x1f\x7f]", "", text
     )
-
-
-def kill_marked(name: str, value: str) -> list[int]:
-    """Kill every process that was executed with NAME=value, and return their pids."""
-    killed = []
-    for pid in procfs.find_by_environment(name, value):
-        if pid != os.getpid():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-    return killed

@@ -29,7 +29,7 @@ else:
 
 from . import artifacts, procfs, task_state
 from .native import read_env_file
-from .task_attempts import Attempt, attempt_command, attempt_prompt, clean_text, kill_marked, secrets_of
+from .task_attempts import Attempt, attempt_command, attempt_prompt, clean_text, secrets_of
 from .task_output import Capture
 from .task_state import TOKEN, TaskRun
 
@@ -188,9 +188,9 @@ class _Runner:
         before = self._plan.before
         notes = list(self._plan.resume.notes)
         if before is not None:
-            killed = kill_marked(TOKEN, before.token)
+            killed = before.end_left()
             if killed:
-                notes.append(f"ended {len(killed)} processes that the earlier runner had left")
+                notes.append(f"ended {killed} process{'es' if killed > 1 else ''} that the earlier runner had left")
             earlier = before.header()
         self._header = {
             "id": self._state.id,
@@ -267,7 +267,7 @@ class _Runner:
         for number in range(1, item.retries + 2):
             facts["attempts"] = number
             self._set(name, state="running", **facts)
-            attempt, shown = await self._attempt(item, folder, env, secrets, number)
+            attempt, shown = await self._attempt(item, folder, env, secrets, facts)
             facts.update(shown, rc=attempt.rc, reason=attempt.reason, **_added(facts, attempt))
             if attempt.ok or attempt.interrupted or number > item.retries:
                 break
@@ -289,8 +289,13 @@ class _Runner:
         self._set(name, state=state, **facts)
 
     async def _attempt(
-        self, item: Task, folder: str, env: Mapping[str, str], secrets: tuple[str, ...], number: int
+        self, item: Task, folder: str, env: Mapping[str, str], secrets: tuple[str, ...], facts: Mapping[str, Any]
     ) -> tuple[Attempt, dict[str, Any]]:
+        number = facts["attempts"]
+
+        def started(pid: int) -> None:
+            self._write(item.name, {"state": "running", "pid": pid, **facts})
+
         def on_line(stream: str, text: str) -> None:
             self._output(item.name, text)
 
@@ -299,10 +304,10 @@ class _Runner:
             if number > 1 or self._plan.before is not None:
                 capture.write(f"--- attempt {number}" + (", resumed ---" if self._plan.before is not None else " ---"))
             if item.run:
-                attempt = await attempt_command(item, folder, env, capture, self._stop)
+                attempt = await attempt_command(item, folder, env, capture, self._stop, started)
             else:
                 earlier = self._results.get(item.session) if item.session else None
-                attempt = await attempt_prompt(item, folder, env, capture, self._stop, earlier)
+                attempt = await attempt_prompt(item, folder, env, capture, self._stop, started, earlier)
             complaint = capture.complaint or self._missing_file(item, folder)
             if attempt.ok and complaint:
                 attempt = dataclasses.replace(attempt, ok=False, reason=complaint)
@@ -345,11 +350,13 @@ class _Runner:
 
     def _set(self, name: str, **facts: Any) -> None:
         """Write the result of a task and tell of it."""
-        result = {**task_state.BLANK, "name": name, **facts}
-        self._results[name] = result
-        self._state.write_result(name, result)
+        self._write(name, facts)
         hidden = ("name", "stdout", "stderr", "session_total", "output_file")
         self._tell("task", task=name, **{key: value for key, value in facts.items() if key not in hidden})
+
+    def _write(self, name: str, facts: Mapping[str, Any]) -> None:
+        self._results[name] = {**task_state.BLANK, "name": name, **facts}
+        self._state.write_result(name, self._results[name])
 
     def _tell(self, kind: str, **facts: Any) -> None:
         event = {"time": task_state.now(), "event": kind, "run": self._state.id, **facts}

@@ -31,9 +31,8 @@ else:
         from fleet_core.task_lists import task_list
 
 from . import artifacts, procfs, task_runs, task_state
-from .task_attempts import kill_marked
 from .task_runs import OnEvent, Request
-from .task_state import TOKEN, TaskRun
+from .task_state import TaskRun
 
 _POLL = 0.1
 _ENDING = 30.0  # seconds that a runner gets to end what it runs
@@ -166,7 +165,7 @@ def cancel(run: TaskRun) -> bool:
         if run.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(header["pid"], signal.SIGKILL)
-    kill_marked(TOKEN, run.token)
+    run.end_left()
     if procfs.alive(header["pid"], header["pid_started"]) and run.alive():
         raise TimedOut(f"task run {run.id}: its runner (pid {header['pid']}) did not end within {_ENDING:g} s")
     return was_alive

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -55,6 +56,7 @@ BLANK: Mapping[str, Any] = {
     "warnings": [],
     "kept": False,
 }
+_OWN = ("pid",)  # of a result, for ourselves alone
 
 
 def now() -> float:
@@ -126,6 +128,21 @@ class TaskRun:
         header = self.header()
         return header["state"] == "running" and procfs.alive(header["pid"], header["pid_started"])
 
+    def end_left(self) -> int:
+        """Kill what a runner that was killed has left of its tasks, and return how many processes that were.
+
+        Only what is still in the process group of a task: a service that a task has started for good is not ours.
+        """
+        ours = [result["pid"] for name in self.tasks().names if (result := self.result(name)).get("pid")]
+        found = procfs.groups(ours)
+        marked = set(procfs.find_by_environment(TOKEN, self.token)) if found else set()
+        killed = 0
+        for pid in (pid for members in found.values() for pid in members if pid in marked):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+        return killed
+
     def view(self, output: bool = True) -> dict[str, Any]:
         """Return the run with the results of its tasks in the order of the list.
 
@@ -141,9 +158,8 @@ class TaskRun:
             result = self.result(item["name"])
             if result["state"] == "running" and header["state"] != "running":
                 result = {**result, "state": "interrupted", "reason": "its runner is gone"}
-            if not output:
-                result = {key: value for key, value in result.items() if key not in ("stdout", "stderr")}
-            results.append(result)
+            hidden = _OWN if output else (*_OWN, "stdout", "stderr")
+            results.append({key: value for key, value in result.items() if key not in hidden})
         shown = {key: value for key, value in header.items() if key not in ("list", "pid", "pid_started")}
         return {**shown, "tasks": results}
 
