@@ -63,6 +63,8 @@ def describe(value: object) -> str:
         text = repr(value)
     except ValueError:  # Python writes whole numbers of up to 4300 digits
         text = "of too many digits"
+    except RecursionError:
+        text = "that is too deep"
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 

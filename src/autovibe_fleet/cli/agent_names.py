@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +13,7 @@ from fleet_core.errors import NotFound
 from fleet_core.names import nearest
 
 from . import completion
-from .output import duration
+from .output import Column, duration
 from .session import Session
 
 PREFIX = "agents/"  # of their processes
@@ -79,6 +79,29 @@ def spent(seconds: float | None) -> str:
 def when(moment: float | None) -> str:
     """Return a moment in local time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment)) if moment else ""
+
+
+def moment(session: Session, seconds: float | None) -> str:
+    """Return a moment in local time, on a terminal in as few characters as it can be told."""
+    if not seconds or not session.out.is_terminal:
+        return when(seconds)
+    there, now = time.localtime(seconds), time.localtime()
+    if there[:3] == now[:3]:
+        return time.strftime("%H:%M:%S", there)
+    return time.strftime("%m-%d %H:%M" if there.tm_year == now.tm_year else "%Y-%m-%d", there)
+
+
+def table(session: Session, columns: Sequence[Column], rows: Sequence[Sequence[Any]], empty: str = "") -> None:
+    """Write a table; on a terminal without its columns of numbers that are all unknown."""
+    if session.out.is_terminal and rows:
+        kept = [
+            index
+            for index, column in enumerate(columns)
+            if not column.right or any(row[index] not in (None, "") for row in rows)
+        ]
+        columns = [columns[index] for index in kept]
+        rows = [[row[index] for index in kept] for row in rows]
+    session.out.table(columns, rows, empty=empty)
 
 
 def tokens_of(usage: Mapping[str, Any]) -> int:

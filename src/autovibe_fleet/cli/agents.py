@@ -17,7 +17,7 @@ from fleet_core.errors import InvalidInput, NotFound
 
 from . import agent_names, completion
 from .agent_files import printable
-from .agent_names import Agent, AgentNames, count, money, spent, tokens_of, totals, when
+from .agent_names import Agent, AgentNames, count, moment, money, spent, tokens_of, totals, when
 from .arguments import Timeout, seconds
 from .commands import Noun
 from .output import Column, duration
@@ -50,7 +50,7 @@ def list_agents(session: Session) -> None:
         Column("NOTE", flexible=True),
     )
     rows = [_row(view) for view in views]
-    session.out.table(columns, rows, empty="No agents. Declare some with `fleet apply FILE`.")
+    agent_names.table(session, columns, rows, empty="No agents. Declare some with `fleet apply FILE`.")
 
 
 def _row(view: dict[str, Any]) -> tuple[Any, ...]:
@@ -226,10 +226,10 @@ def history(
         result = row["error"] or row["reason"] or " ".join(row["result"].split())
         label = f"{row['step']} ({row['item']})" if row["item"] else row["step"]
         table.append(
-            (row["number"], row["run"], label[:40], row["state"], when(row["started"]), spent(took),
+            (row["number"], row["run"], label[:40], row["state"], moment(session, row["started"]), spent(took),
              count(used) if used else None, money(row["cost"]), result[:300])
         )  # fmt: skip
-    session.out.table(columns, table, empty=f"{name} has done nothing yet; start it with `fleet run {name}`.")
+    agent_names.table(session, columns, table, empty=f"{name} has done nothing yet; start it with `fleet run {name}`.")
 
 
 def _write_messages(session: Session, name: str, rows: Sequence[dict[str, Any]], full: bool) -> None:
@@ -291,11 +291,12 @@ def runs(
         sums = row["totals"]
         took = (row["finished"] or time.time()) - row["started"]
         table.append(
-            (row["id"], row["state"], row["revision"], when(row["started"]), duration(took),
-             int(sums.get("iterations") or 0), int(sums.get("failed") or 0), count(sums.get("tokens")),
+            (row["id"], row["state"], row["revision"], moment(session, row["started"]), duration(took),
+             int(sums.get("iterations") or 0), int(sums.get("failed") or 0),
+             count(sums["tokens"]) if sums.get("tokens") else None,
              money(sums.get("cost")), row["workspace"].get("branch"), row["reason"])
         )  # fmt: skip
-    session.out.table(columns, table, empty=f"{name} has not run yet; start it with `fleet run {name}`.")
+    agent_names.table(session, columns, table, empty=f"{name} has not run yet; start it with `fleet run {name}`.")
 
 
 @app.command()
@@ -334,7 +335,7 @@ def statistics(session: Session, name: Agent, run: Run = None, step: Step = "") 
     rows = list(found.items())
     if len(rows) > 1:
         rows.append(("(all)", whole))
-    session.out.table(columns, [_figures(label, item) for label, item in rows])
+    agent_names.table(session, columns, [_figures(label, item) for label, item in rows])
 
 
 def _labels(definition: AgentDefinition) -> list[str]:
@@ -347,12 +348,11 @@ def _past(session: Session, name: str) -> list[str]:
 
 
 def _figures(label: str, item: dict[str, Any]) -> tuple[Any, ...]:
-    time_, tokens = item["duration"], item["tokens"]
-    return (
-        label, item["iterations"], item["succeeded"], item["failed"], item["interrupted"], spent(time_["mean"]),
-        spent(time_["deviation"]), count(tokens["mean"]), count(tokens["deviation"]), count(tokens["total"]),
-        money(item["cost"]),
-    )  # fmt: skip
+    seconds_, tokens = item["duration"], item["tokens"]
+    counts = [count(tokens[key]) if tokens["total"] else None for key in ("mean", "deviation", "total")]
+    times = [spent(seconds_[key]) if item["iterations"] else None for key in ("mean", "deviation")]
+    numbers = (item[key] for key in ("iterations", "succeeded", "failed", "interrupted"))
+    return (label, *numbers, *times, *counts, money(item["cost"]))
 
 
 @app.command()
