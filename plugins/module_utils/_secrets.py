@@ -29,6 +29,8 @@ def take_secrets(module: AnsibleModule, option: str) -> dict[str, Any]:
     for item in items:
         shown = dict(item)
         for key in ("env", "vars"):
+            if key not in item:
+                continue
             given = item.get(key) or {}
             shown[key] = hide_secrets({str(name): value for name, value in given.items()}) if given else item.get(key)
             secrets |= {str(value) for name, value in given.items() if value and shown[key][str(name)] != value}

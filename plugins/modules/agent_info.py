@@ -135,8 +135,8 @@ agents:
       returned: always
       sample: 0
     next_run:
-      description: When its schedule starts it next, or nothing.
-      type: str
+      description: When its schedule starts it next, in seconds since 1970, or nothing.
+      type: float
       returned: always
       sample: null
     error:
