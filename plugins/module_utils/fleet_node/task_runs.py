@@ -31,7 +31,7 @@ from . import artifacts, procfs, task_state
 from .native import read_env_file
 from .task_attempts import Attempt, attempt_command, attempt_prompt, clean_text, secrets_of
 from .task_output import Capture
-from .task_state import TOKEN, TaskRun
+from .task_state import TASK, TOKEN, TaskRun
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 _OUTPUT_EVERY = 0.25  # seconds between two events with output of one task
@@ -337,7 +337,7 @@ class _Runner:
             found.update(_read_files(where, part.env_files, self._folder))
             found.update(part.env)
             found.update({name: passed[name] for name in part.pass_env if name in passed})
-        return {**found, "FLEET_TASK": item.name, TOKEN: self._state.token}
+        return {**found, TASK: item.name, TOKEN: self._state.token}
 
     def _output(self, name: str, text: str) -> None:
         """Tell the last line of output, unless one was told just before."""

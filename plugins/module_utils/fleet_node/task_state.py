@@ -37,6 +37,7 @@ KEPT_RUNS = 200
 _EVENTS_AT_ONCE = 1024 * 1024  # bytes
 HEADER = "run.json"
 EVENTS = "events.jsonl"
+TASK = "FLEET_TASK"
 TOKEN = "FLEET_TASK_RUN"  # marks every process of a run
 # The result of a task about which nothing is known yet. Times: seconds since the epoch; duration: seconds.
 BLANK: Mapping[str, Any] = {
@@ -133,11 +134,15 @@ class TaskRun:
 
         Only what is still in the process group of a task: a service that a task has started for good is not ours.
         """
-        ours = [result["pid"] for name in self.tasks().names if (result := self.result(name)).get("pid")]
-        found = procfs.groups(ours)
-        marked = set(procfs.find_by_environment(TOKEN, self.token)) if found else set()
+        running = [result for name in self.tasks().names if (result := self.result(name))["state"] == "running"]
+        marked = set(procfs.find_by_environment(TOKEN, self.token)) if running else set()
+        groups = procfs.groups(result["pid"] for result in running if result.get("pid"))
+        ours = {pid for members in groups.values() for pid in members}
+        for result in running:
+            if not result.get("pid"):  # killed in the moment before it could be written
+                ours.update(procfs.find_by_environment(TASK, result["name"]))
         killed = 0
-        for pid in (pid for members in found.values() for pid in members if pid in marked):
+        for pid in ours & marked:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
