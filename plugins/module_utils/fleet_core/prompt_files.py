@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 AGENT = "agent-"
 SUFFIX = ".p"
 Load = Callable[[str], str]
-_HEADER = re.compile(r"([^():]*?)\s*(?:\((.*)\))?\s*:")
-_IMPORT = re.compile(r"@([^\s()]+\.p)(?=\s|$)")
+_HEADER = re.compile(r"([^():]*)(?:\((.*)\))?[ \t]*:")
+_IMPORT = re.compile(r"@([^\s()@]+\.p)(?=\s|$)")
 _CALL = re.compile(r"@([A-Za-z0-9_][A-Za-z0-9_-]*)(?![A-Za-z0-9_-]|\.[A-Za-z0-9])")
 _DEEPEST = 50
 
@@ -205,9 +205,9 @@ def _body(lines: list[str], number: int, file: str) -> tuple[list[str], int, int
 
 def _method(header: str, body: list[str], place: Place, first: int) -> PromptMethod:
     found = _HEADER.fullmatch(header)
-    if not found or not IDENTIFIER.fullmatch(found.group(1)):
+    if not found or not IDENTIFIER.fullmatch(found.group(1).rstrip()):
         raise place.error(f'expected `name:` or `name(parameter, …):`, found "{_short(header)}"')
-    name, inner = found.group(1), found.group(2)
+    name, inner = found.group(1).rstrip(), found.group(2)
     parameters: list[str] = []
     for part in inner.split(",") if inner and inner.strip() else []:
         parameter = part.strip()

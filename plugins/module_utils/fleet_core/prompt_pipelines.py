@@ -54,7 +54,7 @@ def pipeline(body: str) -> Pipeline | None:
     if "\n" not in text:
         return _parse(text, begin)
     try:
-        return _parse(re.sub(r"\s*\n\s*", " ", text), begin)
+        return _parse(" ".join(line.strip() for line in text.split("\n")), begin)
     except Misplaced:
         return None
 

@@ -122,6 +122,23 @@ def test_prompt_files(lines: list[str], imported: list[str]) -> None:
         read_form(form(item))
 
 
+LONG = [
+    "a" + " " * 100_000 + "b:\n",
+    "a(" + "b, " * 30_000 + "):\n\tx\n",
+    "agent-a:\n\ta -> " + " " * 100_000 + "(b\n",
+    "agent-a:\n\tloop(a" + "\n\t" * 50_000 + "x\n",
+    "@a(" + '"' * 20_000 + "\n",
+    "@" * 100_000,
+    "agent-a:\n\t" + "a -> " * 20_000 + "a\n",
+]
+
+
+@pytest.mark.parametrize("text", LONG, ids=range(len(LONG)))
+@pytest.mark.timeout(20)
+def test_long_texts_take_no_longer_than_they_are_long(text: str) -> None:
+    attempt(lambda: agents(parse(text)))
+
+
 @pytest.mark.parametrize("depth", [10, 100_000])
 def test_deep_structures(depth: int) -> None:
     text = "agent-a:\n\t" + "(" * depth + ")" * depth + "\n@loop(" + "(" * depth
