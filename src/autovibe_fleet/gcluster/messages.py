@@ -9,6 +9,7 @@ without.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -81,6 +82,13 @@ def applied(summary: Mapping[str, Any] | None = None, error: str = "") -> bytes:
     return line(APPLIED, {"summary": names, **({"error": error} if error else {})})
 
 
+def names(request: Message) -> list[str]:
+    """Return the names in an apply_request, whatever else may be wrong with it."""
+    agents = request.payload.get("agents")
+    found = [item.get("name") for item in agents if isinstance(item, dict)] if isinstance(agents, list) else []
+    return list(dict.fromkeys(name for name in found if isinstance(name, str)))
+
+
 def definitions(
     request: Message, known: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any]
 ) -> list[AgentDefinition]:
@@ -99,9 +107,8 @@ def definitions(
         old = known.get(item["name"])
         kept = base if old is None else {key: value for key, value in old.items() if key not in _OWN}
         found.append(_definition(item, kept))
-    names = [item.name for item in found]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(item.name for item in found).items():
+        if count > 1:
             raise InvalidInput(f'{APPLY}: agent "{name}": stands twice')
     return found
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fleet_core.errors import Conflict, FleetError, InvalidInput, Unavailable
+from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable
 
 from ..connection import Connection
 from . import messages, peers
@@ -209,9 +209,8 @@ class Bridge:
     async def _apply(self, request: Message, writer: asyncio.StreamWriter) -> None:
         try:
             async with await self._fleetd() as connection:
-                snapshot = Snapshot()
-                await snapshot.refresh(connection)
-                found = messages.definitions(request, snapshot.plain, self._base)
+                known = await _current(connection, messages.names(request))
+                found = messages.definitions(request, known, self._base)
                 answer = await connection.call("agents.apply", items=[item.to_dict() for item in found])
         except FleetError as error:
             writer.write(messages.applied(error=error.message))
@@ -246,6 +245,15 @@ class Bridge:
         name, method = request.text("agent_name"), request.text("method_name")
         async with await self._fleetd() as connection:
             await connection.call("agents.edit", name=name, method=method, body=request.text("new_body"))
+
+
+async def _current(connection: Connection, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the current definitions of those agents that there are."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(NotFound):
+            found[name] = (await connection.call("agents.revisions", name=name))["revisions"][-1]["definition"]
+    return found
 
 
 async def _lines(reader: asyncio.StreamReader) -> Any:

@@ -24,7 +24,6 @@ class Snapshot:
 
     def __init__(self) -> None:
         self.definitions: dict[str, AgentDefinition] = {}
-        self.plain: dict[str, dict[str, Any]] = {}
         self._objects: dict[str, dict[str, Any]] = {}
         self._steps: dict[str, str] = {}
         self._runs: dict[str, dict[str, Any]] = {}
@@ -52,7 +51,7 @@ class Snapshot:
         return [view for name in names for view in await self._views(connection, [name])]
 
     def _forget(self, names: set[str]) -> None:
-        for known in (self.definitions, self.plain, self._objects, self._runs, self._revisions, self._steps):
+        for known in (self.definitions, self._objects, self._runs, self._revisions, self._steps):
             for name in names:
                 known.pop(name, None)
 
@@ -61,7 +60,6 @@ class Snapshot:
         if self._revisions.get(name, (0, []))[0] != view["revision"]:
             rows = (await connection.call("agents.revisions", name=name))["revisions"]
             self._revisions[name] = (rows[-1]["number"], [messages.revision(row) for row in rows])
-            self.plain[name] = rows[-1]["definition"]
             self.definitions[name] = agent_definition(rows[-1]["definition"])
         revisions = self._revisions[name][1]
         self._objects[name] = messages.cluster_object(view, revisions)
