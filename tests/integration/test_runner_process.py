@@ -189,6 +189,7 @@ def test_a_folder_that_is_not_there_is_named(run: Run) -> None:
         "trap '' INT TERM; sleep 300; sleep 300",
         "(trap '' INT TERM; sleep 300) | cat",
         "sleep 300 & sleep 300 & sleep 300",
+        "setsid sleep 300 & trap '' INT TERM; sleep 300; sleep 300",
     ],
 )
 def test_a_timeout_ends_the_whole_group(run: Run, command: str) -> None:
@@ -229,6 +230,11 @@ def test_a_process_that_left_the_group_cannot_hold_the_turn(run: Run) -> None:
     left = run.left()  # the token finds it
     assert len(left) == 1
     os.kill(left[0], 9)
+
+
+def test_a_program_that_was_killed_leaves_nothing_that_left_its_group(run: Run) -> None:
+    run("setsid sleep 300 & sleep 0.2; kill -9 $$")
+    assert run.left() == []
 
 
 def test_cancelling_leaves_nothing(run: Run) -> None:

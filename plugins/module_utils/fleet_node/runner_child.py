@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,9 @@ else:
 
 from . import paths, procfs
 
+TURN = "FLEET_TURN"  # the variable that all processes of a turn carry
 _POLL = 0.05
+_ATTEMPTS = 20
 _CHUNK = 64 * 1024
 
 
@@ -73,12 +76,14 @@ def _filled(word: str, written: Mapping[str, str]) -> str:
 class Child:
     """The process of one turn, which leads a group, with our ends of its pipes.
 
-    As a context it leaves nothing of the group running and nothing open. Raises NotFound for a program that is not
-    there, ProcessFailed for one that cannot be started. code: its exit code once it has ended; negative, the signal.
+    As a context it leaves nothing of the group running and nothing open; after a bad end, nothing that has left the
+    group either. Raises NotFound for a program that is not there, ProcessFailed for one that cannot be started.
+    code: its exit code once it has ended; negative, the signal.
     """
 
     def __init__(self, name: str, invocation: Invocation, folder: str, env: Mapping[str, str]) -> None:
         self.code: int | None = None
+        self._token = os.urandom(16).hex()
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as failing:
             failing.push(self._stack)
@@ -91,6 +96,7 @@ class Child:
         written = self._stack.enter_context(_private_files(invocation.files))
         environ = {**os.environ, **invocation.env, **(invocation.root_env if os.geteuid() == 0 else {}), **env}
         environ.update(written, PWD=os.path.abspath(folder))  # opencode believes PWD, not where it is
+        environ[TURN] = self._token
         argv = [_filled(word, written) for word in invocation.argv]
         argv[0] = find_executable(where, argv[0], environ, folder)
         with contextlib.ExitStack() as theirs:
@@ -134,7 +140,20 @@ class Child:
 
     def _end(self) -> None:
         self.signal(signal.SIGKILL)
+        if not self.ended() or self.code != 0:
+            self._end_escaped()
         self._process.wait()
+
+    def _end_escaped(self) -> None:
+        """A tool that could not tidy up leaves commands that it ran in sessions of their own: kill them too."""
+        for _attempt in range(_ATTEMPTS):
+            pids = procfs.find_by_environment(TURN, self._token)
+            if not pids:
+                return
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(_POLL)
 
     def signal(self, number: int) -> None:
         """Send a signal to the whole group. Its leader is not reaped before _end, so the number is still its own."""
