@@ -3,30 +3,24 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from textual.app import App, ComposeResult
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.events import DescendantFocus
 from textual.filter import LineFilter
+from textual.timer import Timer
 from textual.widgets import Footer
-
-from fleet_core.errors import FleetError
 
 from .feed import Feed
 from .gate import Gate
 from .model import Agent, Changes, Key, Step
-from .screens.confirm import ConfirmScreen
-from .screens.edit import EditScreen
 from .screens.help import HelpScreen
-from .text import clean, one_line
+from .steering import Steering
+from .text import one_line
 from .theme import THEME
 from .widgets.history import HistoryView
 from .widgets.message_box import MessageBox
@@ -39,7 +33,7 @@ _UNFOLDED = 5  # so many agents are shown unfolded at first
 NARROW, LOW = 76, 14  # columns and rows below which there is one pane, and no frame around it
 
 
-class SteerApp(App[None]):
+class SteerApp(Steering):
     """fleet steer. folder: the state folder of the fleetd. agent: the one to begin with."""
 
     CSS_PATH = "styles.tcss"
@@ -68,13 +62,12 @@ class SteerApp(App[None]):
         super().__init__()
         self.register_theme(THEME)
         self.theme = THEME.name
-        self.feed = Feed(folder, self._draw, self._tell)
+        self.feed = Feed(folder, self._draw, self.tell)
         self._first = agent
         self._began = False
         self._gate = Gate()
         self._lost_since = 0.0
-        self._back_until = 0.0
-        self._sender = f"{_user()}@{socket.gethostname()}"
+        self._back: Timer | None = None  # while "connected again" is shown
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [*super().get_line_filters(), self._gate]
@@ -136,7 +129,7 @@ class SteerApp(App[None]):
             return
         self._began = True
         if self._first and self._first not in model.agents:
-            self._tell(f'agent "{self._first}": not known', True)
+            self.tell(f'agent "{self._first}": not known', True)
         few = len(model.agents) <= _UNFOLDED
         for name, agent in model.agents.items():
             if few or name == self._first:
@@ -178,14 +171,13 @@ class SteerApp(App[None]):
     def _show_connection(self) -> None:
         status = self.feed.status
         banner = self._main_lines("#banner")
-        now = time.monotonic()
+        now = self.feed.now()
         if status.connected:
             if self._lost_since and self.feed.reconnected > 0:
-                self._back_until = now + _BACK
-                self.set_timer(_BACK + 0.05, self._show_connection)
+                self._back = self.set_timer(_BACK, self._was_back)
             self._lost_since = 0.0
             banner.set_class(False, "-lost")
-            banner.display = now < self._back_until
+            banner.display = self._back is not None
             banner.show([[(" Connected again; nothing was missed. ", "")]])
         elif status.attempt:
             self._lost_since = self._lost_since or now
@@ -198,6 +190,10 @@ class SteerApp(App[None]):
             )
         else:
             banner.display = False
+
+    def _was_back(self) -> None:
+        self._back = None
+        self._show_connection()
 
     def _show_right(self, key: Key | None) -> None:
         agent = self.feed.model.agents.get(key.agent) if key else None
@@ -234,17 +230,13 @@ class SteerApp(App[None]):
         if not self.feed.status.connected:
             self._show_connection()
 
-    def _tell(self, text: str, bad: bool) -> None:
-        if self.is_running:
-            self.notify(clean(text), severity="error" if bad else "information", timeout=8 if bad else 3, markup=False)
-
     # The tree and the panes
 
     def on_agent_tree_selected(self, message: AgentTree.Selected) -> None:
         if message.key == self._main(AgentTree).cursor:  # else it has gone on
-            self._select(message.key)
+            self.select(message.key)
 
-    def _select(self, key: Key | None) -> None:
+    def select(self, key: Key | None) -> None:
         self.feed.select(key)
         self._show_right(key)
         if key is not None and key.kind == "iteration":
@@ -268,16 +260,12 @@ class SteerApp(App[None]):
         names = self._panes()
         now = self.focused.id if self.focused is not None else ""
         at = names.index(now) + by if now in names else 0
-        self._focus(f"#{names[at % len(names)]}")
-
-    def _focus(self, name: str) -> None:
-        """Go to a widget at once: what is typed next is for it, and no command."""
-        self.screen.set_focus(self.screen.query_one(name))
+        self.focus_on(f"#{names[at % len(names)]}")
 
     def _focus_right(self) -> None:
         names = self._panes()
         if len(names) > 1:
-            self._focus(f"#{names[1]}")
+            self.focus_on(f"#{names[1]}")
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         """Where there is room for one pane only, show the one with the focus."""
@@ -291,7 +279,7 @@ class SteerApp(App[None]):
         return super().check_action(action, parameters)
 
     def action_search(self) -> None:
-        self._focus("#search")
+        self.focus_on("#search")
 
     def on_input_changed(self, event: SearchBox.Changed) -> None:
         self.feed.model.find(event.value)
@@ -301,112 +289,10 @@ class SteerApp(App[None]):
         """Leave the right side, then the search."""
         if self.focused is self.query_one(AgentTree):
             self.query_one(SearchBox).value = ""
-        self._focus("#tree")
-
-    # Steering
-
-    def _agent(self) -> Agent | None:
-        key = self.feed.selected
-        agent = self.feed.model.agents.get(key.agent) if key is not None else None
-        if agent is None:
-            self._tell("Choose an agent first.", True)
-        return agent
-
-    def action_pause(self) -> None:
-        agent = self._agent()
-        if agent is not None and (agent.state == "paused" or agent.view.get("desired") == "paused"):
-            self.feed.act("agents.resume", f"{agent.name} goes on.", names=[agent.name])
-        elif agent is not None:
-            self.feed.act("agents.pause", f"{agent.name} pauses.", names=[agent.name])
-
-    def action_interrupt(self) -> None:
-        agent = self._agent()
-        if agent is not None:
-            self.feed.act("agents.interrupt", f"Interrupting {agent.name}.", names=[agent.name])
-
-    def action_start(self) -> None:
-        agent = self._agent()
-        if agent is not None:
-            self.feed.act("agents.start", f"{agent.name} runs.", names=[agent.name])
-
-    def action_stop(self) -> None:
-        agent = self._agent()
-        if agent is None:
-            return
-        name = agent.name
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self.feed.act("agents.stop", f"{name} is stopped.", names=[name])
-
-        more = "The iteration that runs is interrupted; r runs the agent again."
-        self.push_screen(ConfirmScreen(f"Stop {one_line(name, 60)}?", more), answered)
-
-    def action_edit(self) -> None:
-        agent = self._agent()
-        key = self.feed.selected
-        if agent is None or key is None:
-            return
-        step = self.feed.model.step(key) or next(iter(agent.steps.values()), None)
-        if step is None or agent.method(step.method) is None:
-            self._tell("There is no prompt to edit here.", True)
-            return
-
-        def closed(saved: bool | None) -> None:
-            if saved:
-                self._tell(f"{agent.name}: a new revision; the next iteration uses it.", False)
-
-        self.push_screen(EditScreen(self.feed, agent.name, step.method), closed)
-
-    def action_message(self) -> None:
-        key = self.feed.selected
-        if key is not None and key.kind != "iteration" and not self._go_newest(key):
-            self._tell("There is no iteration yet that a message could go into.", True)
-            return
-        if key is not None:
-            self._select(self.query_one(AgentTree).cursor)
-            self._focus("#message")
-
-    def action_newest(self) -> None:
-        key = self.feed.selected
-        if key is not None and not self._go_newest(key):
-            self._tell("There is no iteration yet.", True)
-
-    def _go_newest(self, key: Key) -> bool:
-        agent = self.feed.model.agents.get(key.agent)
-        if agent is None:
-            return False
-        steps = [agent.steps[key.step]] if key.step in agent.steps else list(agent.steps.values())
-        newest = max((step for step in steps if step.newest), key=lambda step: step.newest, default=None)
-        if newest is None:
-            return False
-        return bool(self.query_one(AgentTree).go_to(Key("iteration", agent.name, newest.label, newest.newest)))
-
-    def action_fold_all(self) -> None:
-        self.query_one(HistoryView).unfold_all()
-
-    async def on_message_box_sent(self, message: MessageBox.Sent) -> None:
-        key = self.feed.selected
-        if key is None or key.kind != "iteration":
-            return
-        box = self.query_one(MessageBox)
-        try:
-            await self.feed.inject(key, message.text, self._sender)
-        except FleetError as error:
-            self._tell(str(error), True)  # and the text stays
-        else:
-            if box.text == message.text:
-                box.clear()
+        self.focus_on("#tree")
 
     def action_help(self) -> None:
         self.push_screen(HelpScreen())
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no name for this user id
-        return str(os.getuid())
 
 
 def run(folder: Path, agent: str = "") -> None:

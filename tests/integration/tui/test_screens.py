@@ -129,6 +129,41 @@ def test_the_banner_comes_with_a_lost_connection_and_goes(full: Stage) -> None:
     play(scene)
 
 
+def test_names_and_texts_are_never_read_as_markup(stage: Stage) -> None:
+    markup = "[bold]x[/bold] [link=y]"
+    definition = {
+        "name": "evil",
+        "runner": "command",
+        "command": "cat",
+        "description": f"{markup} one",
+        "methods": {"work": f"{markup} two"},
+        "pipeline": [{"call": "work", "label": markup}],
+    }
+    stage.declare(definition)
+    stage.begin_run("evil")
+    ended = stage.begin("evil", markup, item=markup)
+    stage.say(ended, {"type": "error", "content": f"{markup} three"})
+    stage.end(ended, "failed", reason=f"{markup} four")
+    stage.store.inject("evil", f"{markup} five", iteration=ended["id"], sender=markup)
+
+    async def scene() -> None:
+        async with shown(stage, size=(200, 40)) as (app, pilot):
+            assert f"{markup} one" in picture(app)
+            await press(pilot, "j")
+            assert f"{markup} two" in picture(app)
+            assert f"evil / {markup}" in picture(app)
+            await press(pilot, "j")
+            text = picture(app)
+            for part in (f"{markup} three", f"{markup} four", f"{markup}: {markup} five", f"iteration of {markup}"):
+                assert part in text
+            await press(pilot, "e")
+            assert f"{markup} two" in picture(app)
+            await press(pilot, "escape", "slash", *"[red]")
+            assert "Nothing is called “[red]”" in picture(app)
+
+    play(scene)
+
+
 def test_the_newest_iteration_is_bold_and_the_cursor_marked(full: Stage) -> None:
     async def scene() -> None:
         async with shown(full, running=("builder",)) as (app, pilot):

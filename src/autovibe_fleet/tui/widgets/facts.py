@@ -195,7 +195,7 @@ def _figures(found: Row) -> Iterator[tuple[str, str]]:
 
 
 def iteration_title(agent: Agent, row: Row, now: float) -> list[Piece]:
-    """Return the heading of an iteration."""
+    """Return the heading of an iteration; it says when the step has gone on to another one."""
     state = str(row.get("state") or "")
     sign, kind = state_mark(state)
     usage = row.get("usage") or {}
@@ -214,8 +214,17 @@ def iteration_title(agent: Agent, row: Row, now: float) -> list[Piece]:
         (f"#{row.get('number', '')}", "title"),
         (item, "dim"),
         (f"   {sign} {state}", kind),
+        (_goes_on(agent, row), "info"),
         (f"   {' · '.join(facts)}", "dim"),
     ]
+
+
+def _goes_on(agent: Agent, row: Row) -> str:
+    step = agent.steps.get(str(row.get("step")))
+    last = step.last if step else None
+    if last is None or last.get("state") != "running" or last.get("id") == row.get("id"):
+        return ""
+    return f"   n: #{last.get('number', '')} runs"
 
 
 def iteration_trouble(row: Row) -> list[Piece]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.events import Key
 from textual.message import Message
 from textual.widgets import TextArea
@@ -52,7 +53,7 @@ class MessageBox(SafeTextArea):
 
     def address(self, where: str) -> None:
         """Say where a message goes."""
-        self.placeholder = f"Message to {one_line(where, 60)}"
+        self.placeholder = Content(f"Message to {one_line(where, 60)}")  # a text would be read as markup
 
     async def _on_key(self, event: Key) -> None:
         action = _KEYS.get(event.key)
