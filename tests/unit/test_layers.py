@@ -178,6 +178,19 @@ def test_fleetd_imports_only_the_standard_library_and_the_fleet_packages() -> No
     assert wrong == []
 
 
+def test_the_runs_of_agents_import_only_the_standard_library_and_the_fleet_packages() -> None:
+    wrong = [
+        str(found)
+        for file in files(REPOSITORY / "src" / "autovibe_fleet" / "agents")
+        for found in imports_of(file)
+        if found.level == 0
+        and not is_standard(found.module)
+        and found.module.partition(".")[0] not in FLEET
+        and found.module != "autovibe_fleet.connection"
+    ]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("file", files(PLUGINS / "modules"), ids=lambda file: file.name)
 def test_modules_import_only_module_utils(file: Path) -> None:
     """AnsiballZ carries module_utils and nothing else to the host."""
