@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The processes that carry the runs of agents: started, stopped, adopted, scheduled by fleetd."""
+"""The processes that carry the runs of agents: started, stopped, adopted, scheduled by fleetd.
+
+tests/system runs this on a systemd host, with FLEET_TEST_DRIVER=systemd:system.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -13,17 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.fleetd import Fleet, alive, running, wait_for
 
 from fleet_core.errors import Conflict, FleetError
 from fleet_node.agents import AgentStore
 from fleet_node.client import Client
 
-from .fleetd import Fleet, alive, running, wait_for
+DRIVER, _colon, SCOPE = os.environ.get("FLEET_TEST_DRIVER", "native").partition(":")
+# A unit of systemd has none of fleetd's variables, and the application may be found by this one only.
+PATHS = {"PYTHONPATH": os.environ["PYTHONPATH"]} if os.environ.get("PYTHONPATH") else {}
 
 
 @pytest.fixture
-def fleet(state_dir: Path) -> Iterator[Fleet]:
-    with running(state_dir) as found:
+def fleet() -> Iterator[Fleet]:
+    with tempfile.TemporaryDirectory(prefix="fleet-") as name, running(Path(name), DRIVER, SCOPE or "auto") as found:
         yield found
 
 
@@ -46,6 +54,7 @@ def agent(
         "pipeline": [{"loop": "build", "times": times}],
         "workspace": {"path": str(workspace)},
         **fields,
+        "env": {**PATHS, **fields.get("env", {})},
     }
 
 
@@ -71,6 +80,17 @@ def until(fleet: Fleet, *states: str, name: str = "builder", timeout: float = 20
     except AssertionError:
         raise AssertionError(f"{name} is not {' or '.join(states)} but {last}\n{fleet.log()}") from None
     return last
+
+
+def workers(fleet: Fleet) -> list[int]:
+    """The pids of what the iterations of this fleetd's agents have started and what still runs."""
+    own, found = f"FLEET_STATE_DIR={fleet.folder}".encode(), []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            environ = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+            if own in environ and any(item.startswith(b"FLEET_ITERATION=") for item in environ) and alive(int(entry)):
+                found.append(int(entry))
+    return found
 
 
 def lines(workspace: Path, name: str = "builder") -> int:
@@ -117,7 +137,7 @@ def test_stop_ends_the_run_and_all_that_it_started(fleet: Fleet, workspace: Path
         0,
         "stopped",
     )
-    assert fleet.marked("FLEET_ITERATION") == []
+    assert workers(fleet) == []
     fleet.call("agents.stop", names=["builder"])
     assert apply(fleet, {"name": "builder"}, state="stopped") == []
 
@@ -156,7 +176,7 @@ def test_absent_takes_a_running_agent_away(fleet: Fleet, workspace: Path) -> Non
     assert apply(fleet, {"name": "builder"}, state="absent") == ["stop agent builder", "remove agent builder"]
     assert fleet.call("agents.list")["agents"] == []
     assert fleet.call("processes.list")["processes"] == []
-    assert fleet.marked("FLEET_ITERATION") == []
+    assert workers(fleet) == []
     assert not (fleet.folder / "agents" / "builder").exists()
 
 
@@ -183,11 +203,11 @@ def test_a_run_whose_process_died_while_fleetd_was_away_goes_on(fleet: Fleet, wo
     found = until(fleet, "running")
     assert found["pid"] not in (0, pid)
     wait_for("the next attempt", lambda: lines(workspace) == 2)
-    assert len(fleet.marked("FLEET_ITERATION")) > 0
+    assert len(workers(fleet)) > 0
     rows = fleet.call("agents.iterations", name="builder")["iterations"]
     assert [(row["state"], row["attempt_of"]) for row in rows] == [("running", rows[1]["id"]), ("interrupted", None)]
     fleet.call("agents.stop", names=["builder"], timeout=30)
-    assert fleet.marked("FLEET_ITERATION") == []
+    assert workers(fleet) == []
 
 
 def test_what_cannot_be_launched_is_said_and_shown(fleet: Fleet, workspace: Path) -> None:
@@ -328,7 +348,7 @@ def test_many_callers_start_and_stop_and_what_was_said_last_holds(fleet: Fleet, 
     fleet.call("agents.stop", names=["builder"], timeout=30)
     found = shown(fleet)
     assert (found["state"], found["desired"], found["run"]["state"]) == ("stopped", "stopped", "stopped")
-    assert fleet.marked("FLEET_ITERATION") == []
+    assert workers(fleet) == []
     unfinished = [row["id"] for row in fleet.call("agents.runs", name="builder")["runs"] if row["finished"] is None]
     assert unfinished == []
     fleet.call("agents.start", names=["builder"])
@@ -347,4 +367,4 @@ def test_a_run_whose_agent_was_lost_is_ended(fleet: Fleet, workspace: Path) -> N
     wait_for("its end", lambda: not alive(pid))
     wait_for("nothing is left", lambda: fleet.call("processes.list")["processes"] == [])
     assert "agents builder: are not known any more" in fleet.log()
-    wait_for("nor of its iteration", lambda: fleet.marked("FLEET_ITERATION") == [])
+    wait_for("nor of its iteration", lambda: workers(fleet) == [])

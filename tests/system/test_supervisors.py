@@ -21,7 +21,11 @@ from tests.system.lab import Host
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 APP = "/opt/fleet-test"
-SUITES = ("tests/integration/test_supervisor_behaviour.py", "tests/integration/test_crashes.py")
+SUITES = (
+    "tests/integration/test_supervisor_behaviour.py",
+    "tests/integration/test_crashes.py",
+    "tests/integration/test_agent_processes.py",
+)
 SOURCES = ("src/autovibe_fleet", "plugins/module_utils/fleet_core", "plugins/module_utils/fleet_node")
 # pytest, and what it needs: pure Python, so that any host can import what is installed here.
 TOOLS = ("_pytest", "pytest", "py", "pluggy", "iniconfig", "packaging", "pygments")
@@ -94,6 +98,13 @@ def test_supervised_processes_behave(installed: Host, driver: str) -> None:
 def test_crashes_lose_nothing(installed: Host, driver: str) -> None:
     """Four runs of 250 kills: a thousand in all."""
     print(run_suite(installed, SUITES[1], driver, FLEET_CRASH_ROUNDS=os.environ.get("FLEET_CRASH_ROUNDS", "250")))
+
+
+@pytest.mark.parametrize("driver", ["systemd:system", "systemd:user"])
+@pytest.mark.timeout(900)
+def test_agents_run(installed: Host, driver: str) -> None:
+    run_suite(installed, SUITES[2], driver)
+    assert installed.sh("ls /run/systemd/system | grep ^fleet- | grep service$ || true") == ""
 
 
 FLEETD = f"""
