@@ -313,7 +313,7 @@ def test_a_verification_that_was_cut_off_is_run_again(fleet: Fleet, tmp_path: Pa
             "command": f"echo x >> {tmp_path}/runs; if [ $(wc -l < {tmp_path}/runs) = 1 ]; then sleep 1003; fi"
         },
     )
-    wait_for("it is verified", lambda: (tmp_path / "runs").exists())
+    wait_for("it is verified", (tmp_path / "runs").exists)
     time.sleep(0.1)
     os.kill(agent.view()["pid"], signal.SIGKILL)
     run = agent.end("completed")

@@ -204,7 +204,7 @@ def test_claude_stops_at_the_budget_of_the_run(api: ModelAPI, coder: Callable[..
     api.script(
         shell("claude", "echo 1 >>made.txt", input_tokens=1000),
         shell("claude", "echo 2 >>made.txt", input_tokens=300_000),
-        *(shell("claude", "echo more >>made.txt") for _ in range(9)),
+        *(shell("claude", "echo more >>made.txt") for _turn in range(9)),
     )
     agent = coder("claude").begin(limits={"cost": 0.5})
     run = agent.end("limited", timeout=60)

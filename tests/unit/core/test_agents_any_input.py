@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,7 @@ INNER = st.sampled_from(
      "duration", "cost", "delay", "max_delay", "jitter", "failures", "phrase", "command", "timeout", "commits",
      "action", "kind", "path", "repository", "base", "branch", "cron", "every", "executable", "config", "build", "x"]
 )  # fmt: skip
-KEY = INNER | SCALARS.filter(lambda key: key == key)
+KEY = INNER | SCALARS.filter(lambda key: not (isinstance(key, float) and math.isnan(key)))
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEY, inner, max_size=4), max_leaves=6
 )
