@@ -24,7 +24,7 @@ from tests.system.lab import Host, Lab
 from tests.system.lab.images import cache_folder
 from tests.system.lab.playbooks import play
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 FILES = REPOSITORY / "roles/agent/files"
 RUNNER = "gemini"  # the smallest one that Node.js runs
