@@ -152,6 +152,8 @@ def show(
             "Began": when(run["started"]) if run else None,
             "Branch": run["workspace"].get("branch") if run else None,
             "Folder": run["workspace"].get("path") if run else None,
+            "Changes": _changes(run["workspace"]) if run else None,
+            "Patch": run["workspace"].get("patch") if run else None,
             "Queued messages": view["queued"] or None,
             "Next run": when(view["next_run"]),
             "Revision": f"{view['revision']}, {when(view['updated'])}",
@@ -171,6 +173,14 @@ def show(
     session.out.line("Declared as:" if revision is None else f"Declared as, in revision {revision}:", style="bold")
     for line in render(definition):
         session.out.line(f"  {printable(line)}")
+
+
+def _changes(work: dict[str, Any]) -> str:
+    """Return what a run in a worktree or clone has changed, or an empty string."""
+    if work.get("commits") is None:
+        return ""
+    parts = [f"{work['commits']} commit{'' if work['commits'] == 1 else 's'}", f"{work.get('files', 0)} files"]
+    return ", ".join([*parts, f"+{work.get('insertions', 0)} -{work.get('deletions', 0)}"])
 
 
 @app.command()
