@@ -416,12 +416,12 @@ def test_a_paused_agent_ends_its_iteration_and_begins_no_other(agent: Agent) -> 
     count = len(agent.iterations())
     assert {row["state"] for row in agent.iterations()} == {"succeeded"}
     seconds = agent.view()["run"]["totals"]["seconds"]
-    time.sleep(0.8)
+    time.sleep(3)
     assert len(agent.iterations()) == count
     agent.call("resume")
     agent.until("running")
     wait_for("it goes on", lambda: len(agent.iterations()) > count + 1)
-    assert agent.view()["run"]["totals"]["seconds"] < seconds + 0.8 + 0.3
+    assert agent.view()["run"]["totals"]["seconds"] < seconds + 3
 
 
 def test_an_interrupted_iteration_ends_and_the_next_one_says_so(agent: Agent) -> None:
@@ -515,7 +515,7 @@ def test_a_process_that_is_asked_to_end_leaves_a_run_that_goes_on(agent: Agent) 
     assert run["totals"]["iterations"] == 2
 
 
-def test_start_is_fast_and_the_process_small(agent: Agent) -> None:
+def test_the_process_of_a_run_is_small(agent: Agent) -> None:
     agent.run("sleep 100")
     wait_for("it works", agent.iterations)
     status = Path(f"/proc/{agent.view()['pid']}/status").read_text()

@@ -132,15 +132,14 @@ def test_two_steerers_inject_five_hundred_messages_into_one_agent(
 
 def test_a_message_is_seen_inside_the_turn(agent: Agent, program: Path, tmp_path: Path) -> None:
     truth = tmp_path / "truth"
-    agent.run(python(program, str(truth), "1.5"), options=JSON_STDIN)
+    agent.run(python(program, str(truth), "60"), options=JSON_STDIN)
     wait_for("it works", lambda: read(truth))
-    begun = time.monotonic()
     row = agent.inject("use tabs", sender="ann", iteration=agent.iterations()[0]["id"])
     assert row["state"] == "queued"
     wait_for("it is read", lambda: ["1", "injected", "use tabs"] in read(truth))
-    assert time.monotonic() - begun < 1
+    agent.inject("that is enough")
     agent.end("completed")
-    (row,) = agent.injections()
+    row = agent.injections()[0]
     assert (row["state"], row["delivered_in"], row["reason"]) == ("delivered", agent.iterations()[0]["id"], "")
     assert len(agent.iterations()) == 1
 

@@ -54,6 +54,8 @@ while time.monotonic() < end:
         note("injected", data["text"])
         tell(type="user", injection=data["injection"], text=data["text"])
         tell(type="text", text="read " + data["text"])
+        if data["text"] == "that is enough":
+            end = 0
 tell(type="result", text="done " + iteration)
 """
 
