@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -122,6 +123,25 @@ def test_the_prompt_file_is_gone_after_the_turn(run: Run) -> None:
     path = Path(run('echo "$FLEET_PROMPT_FILE"').result)
     assert path.name == "fleet_prompt_file"
     assert not path.parent.exists()
+
+
+def test_the_prompt_file_of_a_process_that_was_killed_is_removed_by_the_next(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(run.folder))
+    mine = procfs.start_ticks(os.getpid())
+    names = [f"fleet-turn-{os.getpid()}-1-dead", f"fleet-turn-{os.getpid()}-{mine}-alive", "fleet-turn-other"]
+    for name in names:
+        (run.folder / name).mkdir()
+    assert run("true").ok
+    assert sorted(path.name for path in run.folder.iterdir()) == sorted(names[1:])
+
+
+def test_no_room_for_the_prompt_file_fails_the_turn(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(run.folder / "gone"))
+    outcome = run("true")
+    assert (outcome.ok, outcome.reason) == (False, "failed")
+    assert outcome.error == 'runner "command": could not be prepared: No such file or directory'
 
 
 def test_a_prompt_of_a_megabyte_reaches_a_program_that_does_not_read_it(run: Run) -> None:

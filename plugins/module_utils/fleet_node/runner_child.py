@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +32,8 @@ from . import paths, procfs
 TURN = "FLEET_TURN"  # the variable that all processes of a turn carry
 _POLL = 0.05
 _ATTEMPTS = 20
+_PREFIX = "fleet-turn-"  # of a folder's name; then the pid and the start of the process that made it
+_OWNER = re.compile(_PREFIX + r"(\d+)-(\d+)-")
 _CHUNK = 64 * 1024
 
 
@@ -48,13 +52,24 @@ def find_executable(where: str, name: str, environ: Mapping[str, str], folder: s
     return path
 
 
+@functools.cache  # once for each process
+def _remove_forgotten(base: str) -> None:
+    """Remove what processes that were killed in the middle of a turn have left."""
+    for name in os.listdir(base):
+        owner = _OWNER.match(name)
+        if owner is not None and not procfs.alive(int(owner[1]), int(owner[2])):
+            shutil.rmtree(os.path.join(base, name), ignore_errors=True)  # another user's cannot be removed
+
+
 @contextlib.contextmanager
 def _private_files(texts: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Write texts to files that only this user can read; they are gone afterwards."""
     if not texts:
         yield {}
         return
-    folder = tempfile.mkdtemp(prefix="fleet-turn-")
+    base = tempfile.gettempdir()
+    _remove_forgotten(base)
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{procfs.start_ticks(os.getpid())}-", dir=base)
     try:
         written = {}
         for name, text in texts.items():
@@ -87,7 +102,10 @@ class Child:
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as failing:
             failing.push(self._stack)
-            self._start(f'runner "{name}"', invocation, folder, env)
+            try:
+                self._start(f'runner "{name}"', invocation, folder, env)
+            except OSError as error:  # no room for its files, no descriptors left
+                raise ProcessFailed(f'runner "{name}": could not be prepared: {error.strerror}') from None
             failing.pop_all()
 
     def _start(self, where: str, invocation: Invocation, folder: str, env: Mapping[str, str]) -> None:
