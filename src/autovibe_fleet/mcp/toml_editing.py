@@ -139,7 +139,7 @@ def header(path: Path) -> str:
 
 
 def _word(key: str) -> str:
-    return to_toml({key: 0}).partition(" = ")[0] if key else '""'
+    return to_toml({key: 0}).rstrip("\n").removesuffix(" = 0") if key else '""'
 
 
 def _entries(text: str) -> Iterator[Entry]:

@@ -80,6 +80,13 @@ def test_windows_line_ends_stay() -> None:
     assert str(found) == "[a]\r\nx = 1\r\ny = [1, 2]\r\n"
 
 
+def test_a_key_may_hold_what_stands_between_keys_and_values() -> None:
+    found = TomlText("[a]\n")
+    found.set(found.sections()[0], (" = ",), 1)
+    found.set(found.sections()[0], (" = ",), 2)
+    assert found.data() == {"a": {" = ": 2}}
+
+
 @pytest.mark.parametrize("text", ["[a", "x = ", '"""', "a = [1", "=", "[" * 2000])
 def test_what_is_no_toml_is_an_error(text: str) -> None:
     with pytest.raises(InvalidInput, match="TOML: "):
