@@ -125,6 +125,17 @@ def test_the_limit_of_iterations_ends_a_run(agent: Agent) -> None:
     assert len(agent.iterations()) == 4
 
 
+def test_a_limited_run_goes_on_under_another_limit(agent: Agent) -> None:
+    agent.run("cat", pipeline=[{"loop": "work"}], limits={"iterations": 2})
+    first = agent.end("limited")
+    agent.run("cat", pipeline=[{"loop": "work"}], limits={"iterations": 5}, state="present")
+    agent.call("start", continue_run=True)
+    again = agent.end("limited")
+    assert again["id"] == first["id"]
+    assert again["reason"] == "limit of iterations reached: 5 of 5"
+    assert [row["revision"] for row in agent.iterations()] == [1, 1, 2, 2, 2]
+
+
 def test_the_limit_of_cost_ends_even_an_iteration_that_runs(agent: Agent) -> None:
     usage = json.dumps({"type": "usage", "input_tokens": 10, "cost": 0.7})
     agent.run(f"echo {shlex.quote(usage)}; exec sleep 100", pipeline=[{"loop": "work"}], limits={"cost": 0.5})

@@ -167,6 +167,25 @@ def test_a_message_at_the_end_gets_another_turn_in_the_same_session(agent: Agent
     assert [(row["state"], row["delivered_in"]) for row in agent.injections()] == [("delivered", second["id"])]
 
 
+def test_a_last_turn_that_is_killed_is_taken_again(agent: Agent, tmp_path: Path) -> None:
+    path = tmp_path / "plain.py"
+    path.write_text(
+        "import os, sys, time\n"
+        "print(sys.stdin.read(), flush=True)\n"
+        "time.sleep({'1': 1, '2': 60}.get(os.environ['FLEET_ITERATION_NUMBER'], 0))\n"
+    )
+    agent.run(python(path))
+    wait_for("it works", lambda: agent.messages("text"))
+    agent.inject("and sweep the floor")
+    wait_for("the last turn", lambda: len(agent.iterations()) == 2 and agent.iterations()[1]["pid"])
+    wait_for("it has it", lambda: agent.injections()[0]["state"] == "delivered")
+    os.kill(agent.view()["pid"], signal.SIGKILL)
+    agent.end("completed")
+    _first, second, third = agent.iterations()
+    assert (second["state"], third["attempt_of"]) == ("interrupted", second["id"])
+    assert "(given before, in iteration 2, which did not succeed)]\nand sweep the floor" in third["result"]
+
+
 def test_messages_that_come_while_a_run_ends_are_never_lost(agent: Agent, tmp_path: Path) -> None:
     """Each run lasts for a moment only; what comes too late for one waits for the next."""
     truth = tmp_path / "truth"

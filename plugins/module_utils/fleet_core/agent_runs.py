@@ -197,6 +197,7 @@ def after(definition: AgentDefinition, state: RunState, attempt: Attempt, now: f
         session_total=attempt.session_total or (state.session_total if again else {}),
         attempt_of=attempt.id if again else 0,
         attempt_state=attempt.state if again else "",
+        owed=state.owed or (again and state.phase == ENDED),  # after the end there are turns for messages only
     )
     if state.end:
         return state

@@ -332,6 +332,15 @@ def test_messages_at_the_end_get_a_turn_in_the_same_session() -> None:
     assert state.result == "and changed"
 
 
+def test_a_turn_for_messages_that_was_killed_is_owed_still() -> None:
+    """The process was killed before it could record that it owed one."""
+    definition = agent(pipeline=[{"call": "build"}])
+    state = after(definition, begin(definition), Attempt(1, "succeeded", session="s"), NOW, 0)
+    state = after(definition, state, Attempt(2, "interrupted", "killed", session="s"), NOW, 0)
+    action = decide(definition, state, NOW)
+    assert action == Prompt("build", session="s", attempt_of=2, attempt_state="interrupted", messages_only=True)
+
+
 def test_what_messages_at_the_end_did_is_verified_again() -> None:
     definition = agent(verification={"command": "true"})
     state = after(definition, begin(definition), Attempt(1, "succeeded"), NOW, 0)
