@@ -10,6 +10,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.css.query import NoMatches
 from textual.events import DescendantFocus
 from textual.filter import LineFilter
 from textual.timer import Timer
@@ -98,8 +99,13 @@ class SteerApp(Steering):
 
     def _draw(self, changes: Changes) -> None:
         """Draw what changed since the last frame."""
-        if not self.is_running or len(self.screen_stack) == 0 or not self._is_composed():
-            return
+        if self.is_running and self.screen_stack:
+            try:
+                self._draw_changes(changes)
+            except NoMatches:  # the screen is being put up, or taken down
+                self.feed.changed(changes)
+
+    def _draw_changes(self, changes: Changes) -> None:
         whats = {what for what, _name in changes}
         selected = self.feed.selected
         if "connection" in whats:
@@ -109,15 +115,13 @@ class SteerApp(Steering):
             self._main(AgentTree).update()
             self._show_empty()
             self._show_header()
-        if selected is not None and (("agent", selected.agent) in changes or ("injections", selected.agent) in changes):
+        name = selected.agent if selected is not None else ""
+        if "selected" in whats or changes & {("agent", name), ("injections", name)}:
             self._show_right(selected)
-        if self.feed.history is not None and whats & {"history", "agent", "injections"}:
+        if self.feed.history is not None and whats & {"selected", "history", "agent", "injections"}:
             self._main(HistoryView).update()
-        if whats & {"history", "follow"}:
+        if whats & {"selected", "history", "follow"}:
             self._main(IterationPane).show_below()
-
-    def _is_composed(self) -> bool:
-        return bool(self.screen_stack[0].query("#iteration-title"))
 
     def _main(self, kind):  # type: ignore[no-untyped-def]
         return self.screen_stack[0].query_one(kind)
@@ -193,7 +197,7 @@ class SteerApp(Steering):
 
     def _was_back(self) -> None:
         self._back = None
-        self._show_connection()
+        self._draw({("connection", "")})
 
     def _show_right(self, key: Key | None) -> None:
         agent = self.feed.model.agents.get(key.agent) if key else None
@@ -225,10 +229,10 @@ class SteerApp(Steering):
         """Let the times that go on go on."""
         key = self.feed.selected
         agent = self.feed.model.agents.get(key.agent) if key else None
-        if key is not None and agent is not None and agent.state in ("running", "waiting", "paused", "starting"):
-            self._show_pane(key, agent, self.feed.model.step(key))
+        if agent is not None and agent.state in ("running", "waiting", "paused", "starting"):
+            self._draw({("agent", agent.name)})
         if not self.feed.status.connected:
-            self._show_connection()
+            self._draw({("connection", "")})
 
     # The tree and the panes
 
@@ -238,10 +242,7 @@ class SteerApp(Steering):
 
     def select(self, key: Key | None) -> None:
         self.feed.select(key)
-        self._show_right(key)
-        if key is not None and key.kind == "iteration":
-            self._main(HistoryView).update()
-            self._main(IterationPane).show_below()
+        self._draw({("selected", "")})
 
     def on_agent_tree_opened(self) -> None:
         self._focus_right()
