@@ -74,7 +74,8 @@ class Usage:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Usage:
         """Return the usage of a plain form; what is missing, or no number, counts as nothing."""
-        return cls(*(count(data.get(name)) for name in _COUNTS), cost=dollars(data.get("cost")))
+        counts: dict[str, Any] = {name: count(data.get(name)) for name in _COUNTS}
+        return cls(**counts, cost=dollars(data.get("cost")))
 
 
 def count(value: Any) -> int:
