@@ -107,8 +107,8 @@ def fleet(client: Client) -> tuple[float, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Overhead of a run of an agent over the bare command line.")
-    parser.add_argument("--iterations", type=int, default=5, help="of each run (default: 5)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each side (default: 5)")
+    parser.add_argument("--iterations", type=int, default=10, help="of each run (default: 10)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each side (default: 3)")
     parser.add_argument("--stand-in", action="store_true", help="use a program that takes a second, not Claude Code")
     options = parser.parse_args()
     count = options.iterations
