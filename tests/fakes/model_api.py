@@ -209,9 +209,10 @@ def environment_of(name: str, api: ModelAPI, home: Path) -> dict[str, str]:
 
     Where a tool takes what it needs from a file only, the file is written there.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
     environ = {
         "HOME": str(home),
+        "TMPDIR": str(home / "tmp"),
         "PATH": f"{node_folder()}{os.pathsep}{os.environ['PATH']}",
         "LANG": "C.UTF-8",
         "NO_PROXY": "127.0.0.1",
