@@ -14,8 +14,8 @@ description:
   - Runs a task list on the managed host - shell commands, and prompts for coding agents, with dependencies, timeouts,
     retries, expectations and artifacts. Tasks that need nothing of each other run at the same time.
   - The host needs Python and what the tasks use; not fleetd, nor the C(fleet) command.
-  - Progress is shown while it runs. The run is a process of the host's own, so a lost connection does not end it. Neither
-    does interrupting the play; O(state=cancelled) ends it.
+  - Progress is shown while it runs. The run is a process of the host's own, so a lost connection does not end it.
+    Neither does interrupting the play; O(state=cancelled) ends it.
   - The module fails when a task fails, with a sentence that names it. The results of all tasks are returned then, too.
   - The format of a list is described in C(docs/tasks.md); C(fleet task schema) prints its JSON Schema.
 extends_documentation_fragment:
