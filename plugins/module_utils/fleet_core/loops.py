@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -94,10 +95,8 @@ def list_items(text: str) -> tuple[str, ...]:
     fenced = _FENCE.fullmatch(body)
     body = fenced.group(1).strip() if fenced else body
     if body.startswith("["):
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             found = json.loads(body)
-        except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, list):
-            return tuple(item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in found)
+            if isinstance(found, list):
+                return tuple(item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in found)
     return tuple(line.strip() for line in body.splitlines() if line.strip())

@@ -89,6 +89,14 @@ def dollars(value: Any) -> float | None:
     return float(value) if fits else None
 
 
+def session_name(told: str) -> str:
+    """Return a session that a tool told if it can be handed back to it as an argument, or nothing.
+
+    One that begins with a dash would be taken for an option.
+    """
+    return told if told.isprintable() and len(told) <= 500 and not told.startswith("-") else ""
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that a tool told while it worked. type: one of EVENT_TYPES.

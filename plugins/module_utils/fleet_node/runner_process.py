@@ -10,20 +10,21 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from fleet_core.errors import FleetError, NotFound
-    from fleet_core.runner_events import Event, Outcome, Turn
+    from fleet_core.runner_events import Event, Outcome, Turn, session_name
     from fleet_core.runners import Reader, Runner
 else:
     try:
         from ..fleet_core.errors import FleetError, NotFound
-        from ..fleet_core.runner_events import Event, Outcome, Turn
+        from ..fleet_core.runner_events import Event, Outcome, Turn, session_name
         from ..fleet_core.runners import Reader, Runner
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import FleetError, NotFound
-        from fleet_core.runner_events import Event, Outcome, Turn
+        from fleet_core.runner_events import Event, Outcome, Turn, session_name
         from fleet_core.runners import Reader, Runner
 
 from . import procfs
@@ -71,6 +72,7 @@ async def run_turn(
     only while the tool can read them. Raises InvalidInput for a turn that no tool could be given, and whatever
     on_event, started or inbox raise; the tool is ended then too, as it is when this is cancelled.
     """
+    turn = replace(turn, session=session_name(turn.session))
     invocation = runner.invocation(turn)
     reader = runner.reader(turn)
     if stop is not None and stop.is_set():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet_core.errors import InvalidInput
-from fleet_core.runner_events import EVENT_TYPES, REASONS, Event, Outcome, Turn, Usage
+from fleet_core.runner_events import EVENT_TYPES, REASONS, Event, Outcome, Turn, Usage, session_name
 from fleet_core.runners import NAMES, Reader, runner
 
 RECORDED = Path(__file__).resolve().parents[2] / "data" / "runners"
@@ -425,3 +426,34 @@ def test_usage_is_read_from_anything_and_kept(data: dict[str, Any]) -> None:
 def test_a_sum_that_began_anew_is_taken_whole() -> None:
     assert Usage(50, 5, cost=0.1).since(Usage(100, 10, cost=1.0)) == Usage(50, 5, cost=0.1)
     assert Usage(150, 15, cost=1.5).since(Usage(100, 10, cost=1.0)) == Usage(50, 5, cost=0.5)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Tokens: 1.2.3 sent, 4 received.",
+        "Tokens: 1 sent, 4 received. Cost: $1.2.3 message, $1 session.",
+        f"Tokens: {'9' * 400} sent, 4 received.",
+        f"Tokens: {'1' * 200_000}.",
+        f"Tokens: {'1 ' * 100_000}sent.",
+    ],
+)
+def test_a_model_that_writes_like_aider_neither_stops_the_reader_nor_keeps_it_busy(line: str) -> None:
+    reader = runner("aider").reader(Turn("Go"))
+    begun = time.process_time()
+    for text in ("Repo-map: using 1 tokens", line):
+        reader.feed(text)
+    assert time.process_time() - begun < 1
+    assert reader.finish(0, "").usage.tokens < 100
+
+
+@pytest.mark.parametrize("depth", [101, 490, 960, 2000, 5000, 50_000])
+def test_json_with_more_levels_than_anybody_can_use_is_text(depth: int) -> None:
+    deep = "[" * depth + "]" * depth
+    line = f'{{"type": "tool_use", "name": "t", "input": {deep}}}'
+    assert types(runner("command").reader(Turn("Go", command="x")).feed(line)) == ["text"]
+
+
+@pytest.mark.parametrize(("told", "kept"), [("a-1", "a-1"), ("--yolo", ""), ("a\x1b[2J", ""), ("x" * 501, "")])
+def test_a_session_is_handed_back_only_if_it_is_no_option(told: str, kept: str) -> None:
+    assert session_name(told) == kept

@@ -16,8 +16,9 @@ _QUIET = (
     *("--yes-always", "--no-stream", "--no-pretty", "--no-fancy-input", "--no-check-update", "--no-show-release-notes"),
     *("--no-show-model-warnings", "--no-suggest-shell-commands", "--no-detect-urls"),
 )
-_TOKENS = re.compile(r"Tokens: (.+?)\.(?: Cost: \$([\d.]+) message)?(?:,|$)")
-_COUNT = re.compile(r"([\d.]+)([kM]?) (sent|received|cache write|cache hit)")
+# The model's own words may look like these lines, so numbers have a length and lines of usage as well.
+_TOKENS = re.compile(r"Tokens: (.{1,200}?)\.(?: Cost: \$(\d{1,9}(?:\.\d{0,9})?) message)?(?:,|$)")
+_COUNT = re.compile(r"\b(\d{1,12}(?:\.\d{1,9})?)([kM]?) (sent|received|cache write|cache hit)")
 _ERROR = re.compile(r"litellm\.\w+: .+|.*LLM did not conform to the edit format.*")
 _EDIT = re.compile(r"Applied edit to (.+)")
 _COMMIT = re.compile(r"Commit [0-9a-f]{7,} ")

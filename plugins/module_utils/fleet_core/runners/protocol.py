@@ -12,6 +12,7 @@ from ..errors import InvalidInput
 from ..runner_events import Event, Invocation, Outcome, Turn, Usage, cut
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_DEEPEST = 100  # objects and lists in each other that a line of output may hold
 
 
 class Runner(Protocol):
@@ -87,7 +88,7 @@ class Tally:
 
 
 def json_line(line: str) -> Mapping[str, Any] | None:
-    """Return the object that a line holds, or None if it holds something else."""
+    """Return the object that a line holds, or None if it holds something else, or more levels than anybody can use."""
     line = line.strip()
     if not line.startswith("{"):
         return None
@@ -95,7 +96,19 @@ def json_line(line: str) -> Mapping[str, Any] | None:
         data = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return data if isinstance(data, dict) else None
+    if not isinstance(data, dict) or (line.count("{") + line.count("[") > _DEEPEST and _too_deep(data)):
+        return None
+    return data
+
+
+def _too_deep(data: Any) -> bool:
+    level = [data]
+    for _depth in range(_DEEPEST):
+        values = [item.values() if isinstance(item, dict) else item for item in level]
+        level = [item for items in values for item in items if isinstance(item, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
