@@ -182,6 +182,7 @@ def after(definition: AgentDefinition, state: RunState, attempt: Attempt, now: f
     """Return the state after an iteration. chance: a number from 0 to 1, for the jitter of a backoff."""
     state = _settle(definition, state)
     again = attempt.state != SUCCEEDED
+    same = again and attempt.session in ("", state.session)  # what another session used says nothing of this one
     state = replace(
         state,
         last=max(state.last, attempt.id),
@@ -194,7 +195,7 @@ def after(definition: AgentDefinition, state: RunState, attempt: Attempt, now: f
             seconds=attempt.seconds,
         ),
         session=attempt.session or (state.session if again else ""),
-        session_total=attempt.session_total or (state.session_total if again else {}),
+        session_total=attempt.session_total or (state.session_total if same else {}),
         attempt_of=attempt.id if again else 0,
         attempt_state=attempt.state if again else "",
         owed=state.owed or (again and state.phase == ENDED),  # after the end there are turns for messages only

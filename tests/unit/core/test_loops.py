@@ -271,6 +271,15 @@ def test_a_failed_iteration_is_repeated_in_a_fresh_session_and_says_so() -> None
     assert (action.session, action.attempt_of, action.attempt_state) == ("", 7, "failed")
 
 
+def test_a_session_that_was_interrupted_is_not_charged_with_less_for_what_another_one_used() -> None:
+    definition = agent()
+    state = after(
+        definition, begin(definition), Attempt(1, "succeeded", session="s1", session_total={"cost": 5}), NOW, 0
+    )
+    state = after(definition, state, Attempt(2, "interrupted", session="s2"), NOW, 0)
+    assert (state.session, state.session_total) == ("s2", {})
+
+
 def test_the_iterations_of_a_loop_go_on_in_one_session_if_asked_for() -> None:
     definition = agent(session="resume", pipeline=[{"loop": "build", "times": 2}, {"loop": "plan", "times": 2}])
     state, sessions = begin(definition), []
