@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What it costs to let the fleet run a coding tool: a loop of an agent, with a shell loop over the bare command line.
 
-Both sides do the same work at the same time, each against a fake model API of its own, so that whatever else the
-computer does slows both. The fleet's time is that from the request to start the agent until its run is recorded as
-completed. Its processor time is that of fleetd, the run process and the tool. It is the steadier figure of the two.
+Both sides do the same work against a fake model API, in short turns, so that other work slows both of them.
+The fleet's time is that from the request to start the agent until its run is recorded as completed and its process has
+ended. Its processor time is that of fleetd, the run process and the tool.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -51,10 +50,10 @@ def stand_in(folder: Path) -> tuple[list[str], dict[str, Any], Callable[[int], N
 
 def claude(stack: ExitStack, folder: Path) -> tuple[list[str], dict[str, Any], Callable[[int], None]]:
     """The real Claude Code: each iteration calls a tool and answers."""
-    apis = [stack.enter_context(ModelAPI()) for _side in range(2)]
+    api = stack.enter_context(ModelAPI())
     executable = runner_path("claude")
     files = []
-    for number, api in enumerate(apis):
+    for number in range(2):
         environ = {**environment_of("claude", api, folder / f"home{number}"), "IS_SANDBOX": "1"}
         environ.update(CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1", DISABLE_AUTOUPDATER="1")
         files.append(folder / f"claude{number}.env")
@@ -67,8 +66,7 @@ def claude(stack: ExitStack, folder: Path) -> tuple[list[str], dict[str, Any], C
 
     def prepare(count: int) -> None:
         turns = [reply("I will look.", tool("Bash", command="ls", description="List")), reply("There are none.")]
-        for api in apis:
-            api.script(*turns * count, offering="Bash")
+        api.script(*turns * count, offering="Bash")
 
     return argv, {"runner": "claude", "env_files": [str(files[1])], "options": options}, prepare
 
@@ -91,13 +89,16 @@ def processor(pid: int) -> float:
 
 def fleet(client: Client) -> tuple[float, float]:
     """Return the seconds of a run, and those of its iterations alone."""
-    begun = time.monotonic()
-    client.call("agents.start", names=["worker"], again=True)
-    while True:
-        (view,) = client.call("agents.list", names=["worker"])["agents"]
-        if view["run"] is not None and view["run"]["finished"] is not None and not view["pid"]:
-            break
-        time.sleep(0.05)
+    with Client(client.folder) as listener:  # to ask again and again would be work of its own
+        events = listener.stream("events.subscribe", kinds=["run", "process"])
+        begun = time.monotonic()
+        client.call("agents.start", names=["worker"], again=True)
+        ended = False
+        for event in events:
+            ended = ended or (event["kind"] == "run" and event["finished"] is not None)
+            if ended and event["kind"] == "process" and event.get("state", event.get("status")) == "stopped":
+                break
+    (view,) = client.call("agents.list", names=["worker"])["agents"]
     seconds = time.monotonic() - begun
     if view["run"]["state"] != "completed":
         raise SystemExit(f"the run {view['run']['state']}: {view['run']['reason']}")
@@ -107,8 +108,8 @@ def fleet(client: Client) -> tuple[float, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Overhead of a run of an agent over the bare command line.")
-    parser.add_argument("--iterations", type=int, default=10, help="of each run (default: 10)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side (default: 3)")
+    parser.add_argument("--iterations", type=int, default=6, help="of each run (default: 6)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each side (default: 5)")
     parser.add_argument("--stand-in", action="store_true", help="use a program that takes a second, not Claude Code")
     options = parser.parse_args()
     count = options.iterations
@@ -127,7 +128,6 @@ def main() -> int:
         daemon = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         stack.callback(daemon.wait)
         stack.callback(daemon.terminate)
-        pool = stack.enter_context(ThreadPoolExecutor(1))
         client = stack.enter_context(Client(folder, timeout=60))
         measure.wait_for(client.answers, 20, "fleetd")
         definition = {
@@ -142,15 +142,18 @@ def main() -> int:
         prepare(1)
         bare(argv, work, 1)  # what is read from the disk for the first time
         sides: list[tuple[float, float, float]] = []
-        used = [processor(os.getpid()), processor(daemon.pid)]
+        used = [0.0, 0.0]
         for number in range(options.rounds):
             prepare(count)
-            other = pool.submit(bare, argv, work, count)
+            before = processor(os.getpid())
+            alone = bare(argv, work, count)
+            used[0] += processor(os.getpid()) - before
+            prepare(count)
+            before = processor(daemon.pid)
             whole, inside = fleet(client)
-            alone = other.result()
+            used[1] += processor(daemon.pid) - before
             sides.append((alone, whole, inside))
             print(f"round {number + 1}: bare {alone:.2f} s, fleet {whole:.2f} s, its iterations {inside:.2f} s")
-        used = [processor(os.getpid()) - used[0], processor(daemon.pid) - used[1]]
     ratio = statistics.median(whole / alone for alone, whole, _inside in sides)
     inside = statistics.median(inner / alone for alone, _whole, inner in sides)
     each = statistics.median(alone for alone, _whole, _inside in sides) / count
