@@ -332,3 +332,17 @@ def test_a_kill_while_it_waits_loses_neither_the_wait_nor_the_count(fleet: Fleet
     first, second = agent.iterations()
     assert second["started"] - first["finished"] >= 1.45
     assert second["attempt_of"] == first["id"]
+
+
+def test_what_an_iteration_cost_counts_although_its_process_never_came_back(fleet: Fleet) -> None:
+    agent = Agent(fleet, "worker").run("cat", "present", pipeline=[{"loop": "work"}], limits={"cost": 0.5})
+    with contextlib.closing(agent.store()) as store:
+        run = store.begin_run("worker", 1)
+        row = store.begin_iteration(run, "worker", "work", 1, "token-of-nobody")
+        store.add_messages(row["id"], [{"type": "usage", "detail": {"input_tokens": 10, "cost": 0.7}}])
+    agent.call("stop")
+    agent.end("stopped")
+    agent.call("start", continue_run=True)
+    found = agent.end("limited")
+    assert (found["id"], found["totals"]["cost"], found["totals"]["tokens"]) == (run, 0.7, 10)
+    assert [row["cost"] for row in agent.iterations()] == [0.7]

@@ -114,9 +114,10 @@ class Driver:
 
     def _count(self, row: Row, running: bool) -> None:
         """Count an iteration that no state counts yet; one that ran when its process was killed was interrupted."""
+        usage, heard = self._told_by(row)
+        row = {**row, "usage": row["usage"] or usage}  # fleetd, which ends what a process left that is gone, knows none
         if row["state"] == "running":
-            usage, heard = self._told_by(row)
-            row = {**row, "usage": usage, "finished": time.time() if running else max(heard, row["started"])}
+            row["finished"] = time.time() if running else max(heard, row["started"])
             row.update(reason="killed", error="the agent's process was killed while the iteration ran")
             row["state"] = runs.INTERRUPTED
         attempt = Attempt(
