@@ -160,7 +160,7 @@ class SteerApp(Steering):
             return
         if model.search:
             lines.show(
-                [[(f"Nothing is called “{one_line(model.search, 40)}”.", "dim")], [], [("Esc shows all.", "faint")]]
+                [[(f'Nothing is called "{one_line(model.search, 40)}".', "dim")], [], [("Esc shows all.", "faint")]]
             )
         elif model.known:
             lines.show(

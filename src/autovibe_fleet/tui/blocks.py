@@ -23,10 +23,10 @@ _ABOUT = ("command", "cmd", "file_path", "path", "notebook_path", "pattern", "qu
 
 @dataclass(frozen=True)
 class Block:
-    """The lines of one message. bar: the kind of style of the bar at their left, "" for none."""
+    """The lines of one message. edge: the kind of style of the bar at their left, "" for none."""
 
     lines: tuple[tuple[Piece, ...], ...]
-    bar: str = ""
+    edge: str = ""
     foldable: bool = False
 
 
@@ -35,7 +35,7 @@ def block(row: Row, width: int, unfolded: bool, after: str = "", sender: str = "
     kind = str(row.get("type") or "")
     room = max(width - (_TIME if width >= _NARROW else 0), 8)
     moment = clock(row.get("time")) if width >= _NARROW else ""
-    lines, bar = _RENDERED.get(kind, _plain)(row, room, unfolded, sender)
+    lines, edge = _RENDERED.get(kind, _plain)(row, room, unfolded, sender)
     shown = [tuple(line) for line in lines]
     if shown:
         shown[0] = _clipped(shown[0], room)
@@ -44,7 +44,7 @@ def block(row: Row, width: int, unfolded: bool, after: str = "", sender: str = "
         shown[0] = (*shown[0], (" " * max(width - used - len(moment), 1), ""), (moment, "time"))
     if after and not (kind in _TIGHT and after in _TIGHT):
         shown.insert(0, ())
-    return Block(tuple(shown), bar, kind in FOLDED)
+    return Block(tuple(shown), edge, kind in FOLDED)
 
 
 def _clipped(line: tuple[Piece, ...], width: int) -> tuple[Piece, ...]:

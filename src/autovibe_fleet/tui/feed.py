@@ -330,7 +330,8 @@ class Feed:
 
     async def edit(self, name: str, method: str, body: str, base: int) -> None:
         """Write a method's body as a new revision. Raises Conflict when `base` is not the current one any more."""
-        await self.link.call("agents.edit", name=name, method=method, body=body, base_revision=base)
+        params = {"name": name, "method": method, "body": body, "base_revision": base}
+        await self.link.call("agents.edit", **params)
         await self.revisions(name)
 
     async def revisions(self, name: str) -> None:

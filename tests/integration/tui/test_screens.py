@@ -159,7 +159,7 @@ def test_names_and_texts_are_never_read_as_markup(stage: Stage) -> None:
             await press(pilot, "e")
             assert f"{markup} two" in picture(app)
             await press(pilot, "escape", "slash", *"[red]")
-            assert "Nothing is called “[red]”" in picture(app)
+            assert 'Nothing is called "[red]"' in picture(app)
 
     play(scene)
 

@@ -342,10 +342,10 @@ class HistoryView(LineView):
             return self.strip(self._working(), width)
         chosen = self.has_focus and index == self._current() and 1 <= index <= len(self._ids)
         first = at == self._tops[index] and line == ()
-        bar = ("   ", "")
-        if not first and (chosen or found.bar):
-            bar = (" ▌ ", "info") if chosen else (" │ ", found.bar)
-        return self.strip([bar, *line], width)
+        edge = ("   ", "")
+        if not first and (chosen or found.edge):
+            edge = (" ▌ ", "info") if chosen else (" │ ", found.edge)
+        return self.strip([edge, *line], width)
 
     def _working(self) -> list[tuple[str, str]]:
         mark, kind = state_mark("running", self._frame)
