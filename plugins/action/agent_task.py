@@ -27,6 +27,7 @@ from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_core.errors i
 from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_core.quantities import parse_duration
 from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_core.task_lists import TaskList, select, task_list
 from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_node.artifacts import unpack
+from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_node.task_attempts import clean_text
 
 MODULE = "autovibe.fleet.agent_task"
 SOURCES = ("src", "definition", "tasks", "run")
@@ -213,4 +214,4 @@ class ActionModule(ActionBase):
         if self._task.no_log:
             return
         host = self._vars.get("inventory_hostname", "")
-        display.display(": ".join(part for part in (f"  {host}", task, text) if part))
+        display.display(clean_text(": ".join(part for part in (f"  {host}", task, text) if part)))

@@ -210,5 +210,5 @@ def _shown(event: Event) -> list[str]:
 def clean_text(text: str) -> str:
     """Return text without the sequences that move a terminal's cursor or color it."""
     return re.sub(
-        r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])|[\x00-\x08\x0b-\x1f\x7f]", "", text
+        r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])|[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text
     )

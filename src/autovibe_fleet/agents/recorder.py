@@ -174,8 +174,8 @@ class Recorder:
 
 
 def say(text: str) -> None:
-    """Print a line for the log of this process."""
-    print(text, flush=True)
+    """Print a line for the log of this process. What a runner wrote in it cannot move anybody's cursor."""
+    print("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text), flush=True)
 
 
 def total(rows: Iterable[Row]) -> Row:

@@ -21,6 +21,7 @@ from fleet_core.errors import FleetError, InvalidInput, NotFound
 from fleet_core.names import describe, nearest
 
 from .arguments import Timeout, seconds
+from .output import printable
 from .session import Session
 
 SUFFIXES = (".yml", ".yaml", ".json", ".p")
@@ -129,11 +130,6 @@ def show_diff(session: Session, before: AgentDefinition | None, after: AgentDefi
     lines = [f"+{line}" for line in core.render(after)] if before is None else core.compare(before, after)
     for line in lines:
         session.out.line(f"{indent}{printable(line)}", style={"+": "green", "-": "red", "@": "cyan"}.get(line[:1], ""))
-
-
-def printable(text: str) -> str:
-    """Return text in which nothing moves a terminal's cursor but line ends and tabs."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else repr(sign)[1:-1] for sign in text)
 
 
 def _stored(session: Session, names: Iterable[str]) -> dict[str, AgentDefinition]:

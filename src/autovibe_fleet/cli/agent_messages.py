@@ -8,9 +8,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .agent_files import printable
 from .agent_names import count, money, spent, tokens_of, totals, when
-from .output import Output
+from .output import Output, json_text, printable
 
 Row = Mapping[str, Any]
 _TELLING = ("command", "file_path", "path", "pattern", "url", "query", "description", "prompt")  # of a tool's input
@@ -138,7 +137,7 @@ class Writer:
 
     @staticmethod
     def _json(kind: str, row: Row) -> None:
-        print(json.dumps({"kind": kind, **row}, ensure_ascii=False), flush=True)
+        print(json_text({"kind": kind, **row}), flush=True)
 
 
 _ENDS = {"completed": "is completed", "failed": "failed", "stopped": "was stopped", "limited": "ended at a limit"}

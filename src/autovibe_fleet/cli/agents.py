@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -16,11 +15,10 @@ from fleet_core.agents import AgentDefinition, agent_definition, render
 from fleet_core.errors import InvalidInput, NotFound
 
 from . import agent_names, completion
-from .agent_files import printable
 from .agent_names import Agent, AgentNames, count, moment, money, spent, tokens_of, totals, when
 from .arguments import Timeout, seconds
 from .commands import Noun
-from .output import Column, duration
+from .output import Column, duration, json_text, printable
 from .session import Session, with_session
 from .templates import write_private
 
@@ -388,7 +386,7 @@ def export(
     for item in data:
         agent_definition(item)
     if session.as_json or file.endswith(".json"):
-        text = json.dumps(data[0] if len(chosen) == 1 else data, indent=2, ensure_ascii=False) + "\n"
+        text = json_text(data[0] if len(chosen) == 1 else data, indent=2) + "\n"
     else:
         from . import yaml_files
 

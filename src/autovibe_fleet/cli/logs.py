@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 import os
 import queue
 import sys
@@ -21,6 +20,7 @@ from fleet_core.names import nearest
 from fleet_node import logs as log_files
 
 from . import completion, projects
+from .output import json_text
 from .session import Session
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class _Watching(threading.Thread):
 
 
 def _json_line(ident: str, record: Record) -> None:
-    sys.stdout.write(json.dumps({"process": ident, **record}, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_text({"process": ident, **record}) + "\n")
     sys.stdout.flush()
 
 

@@ -61,7 +61,9 @@ def _fail(arguments: Sequence[str], code: str, message: str, exit_code: int) -> 
     if _asked("as_json") or "--json" in options:
         print(json.dumps({"error": {"code": code, "message": message, "exit_code": exit_code}}), file=sys.stderr)
     elif message:
-        print(f"fleet: {message}", file=sys.stderr)
+        from .output import printable
+
+        print(f"fleet: {printable(message)}", file=sys.stderr)
     return exit_code
 
 

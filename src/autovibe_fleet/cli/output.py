@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +37,9 @@ STYLES = {
 }
 _NARROWEST = 12  # cells that a flexible column keeps on a narrow terminal
 _GAP = 2
+_SPACES = "\n\t\u00a0\u2007\u202f\u3000"  # what str.isprintable refuses, and a terminal only shows
+# What a terminal may act on although JSON may hold it as it is, and halves of characters, which cannot be written.
+_RISKY = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,11 @@ class Output:
 
     def data(self, value: Any) -> None:
         """Write a result as JSON."""
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        print(json_text(value, indent=2))
 
     def line(self, text: str = "", style: str = "") -> None:
-        """Write one line of a result."""
+        """Write one line of a result. Whatever it holds, it cannot move the cursor."""
+        text = printable(text)
         if style and self.is_terminal:
             self.console().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -72,7 +77,7 @@ class Output:
     def note(self, text: str) -> None:
         """Tell on stderr what happens beside the result."""
         if not self.as_json:
-            print(text, file=sys.stderr)
+            print(printable(text), file=sys.stderr)
 
     def console(self, width: int | None = None) -> Console:
         """Return a Rich console on stdout."""
@@ -146,6 +151,21 @@ def plain_table(titles: Sequence[str], columns: Sequence[Column], cells: Sequenc
         ]
         result.append((" " * _GAP).join(parts).rstrip())
     return result
+
+
+def printable(text: str) -> str:
+    """Return text in which nothing moves a terminal's cursor but line ends and tabs."""
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign in "\n\t" or sign in _SPACES else repr(sign)[1:-1] for sign in text
+    )
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return JSON that people can read, and in which no terminal finds anything to act on."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text if text.isascii() and "\x7f" not in text else _RISKY.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _cell(value: Any) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from fleet_core.quantities import format_duration
 
+from .output import printable
+
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
@@ -117,7 +119,7 @@ class Progress:
         if kind == "output":
             with self._lock:
                 if name in self._running:
-                    self._running[name] = (self._running[name][0], str(event["text"]))
+                    self._running[name] = (self._running[name][0], printable(str(event["text"])))
             if self._verbose:
                 self._line(name, f"| {event['text']}", "dim")
         elif kind == "connection":
@@ -143,7 +145,7 @@ class Progress:
     def _line(self, name: str, text: str, style: str) -> None:
         if self._quiet:
             return
-        label = f"{name}: " if name else ""
+        label, text = f"{name}: " if name else "", printable(text)
         if self._live is not None:
             from rich.text import Text
 

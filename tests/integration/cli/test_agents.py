@@ -513,3 +513,16 @@ def test_what_an_agent_prints_cannot_move_the_cursor(host: Fleet) -> None:
     out = host.ok("run", "escape").out
     assert "\x1b" not in out
     assert "hello" in out
+    called = r"""printf '{"type": "tool_use", "name": "\\u001b[2J\\u009b\\ud800"}\n\033]52;c;x\007\n'"""
+    once = "circuit_breaker: {failures: 1, trips: 0}\n"
+    declare(host, "worse", rf"{called}; printf '\033[2Joops' >&2; exit 3", more=once)
+    for words in (
+        ("run", "worse"),
+        ("agents",),
+        ("agents", "history", "worse", "-m", "--full"),
+        ("logs", "agents/worse"),
+    ):
+        for more in ((), ("--json",)):
+            done = host(*words, *more)
+            assert set(done.out + done.err).isdisjoint("\x1b\x07\x9b\ud800"), (words, done)
+            assert "oops" in done.out + done.err or "-m" in words
