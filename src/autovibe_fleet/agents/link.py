@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from autovibe_fleet.connection import Connection
@@ -19,6 +20,7 @@ from fleet_node.agents import AgentStore
 
 Row = dict[str, Any]
 _AT_ONCE = 100  # events of one report
+_MOST = 8 * 1024 * 1024  # bytes of them, far below what fleetd takes as one message
 _KEPT = 2000  # events that wait while fleetd is away
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between attempts to connect
 
@@ -99,7 +101,7 @@ class Link:
             while not self._waiting:
                 self._more.clear()
                 await self._more.wait()
-            batch = [event for event, _number in zip(self._waiting, range(_AT_ONCE), strict=False)]
+            batch = _first(self._waiting)
             await self._ask(connection, batch)
             sent = {id(event) for event in batch}
             while self._waiting and id(self._waiting[0]) in sent:  # some may have given way to newer ones meanwhile
@@ -112,7 +114,7 @@ class Link:
         until = next((event["id"] for event in self._waiting if event["kind"] == "message"), None)
         while self._missed:
             rows = self._store.messages(self._agent, after=self._missed - 1, limit=_AT_ONCE)
-            rows = [row for row in rows if until is None or row["id"] < until]
+            rows = _first(row for row in rows if until is None or row["id"] < until)
             if not rows:
                 self._missed = 0
                 return
@@ -126,3 +128,15 @@ class Link:
             raise
         except FleetError as error:  # to say it again would not help; the store has it all
             print(f"fleetd did not take a report: {error}", flush=True)
+
+
+def _first(events: Iterable[Row]) -> list[Row]:
+    """Return as many of the first events as one report may hold, but one at least."""
+    found: list[Row] = []
+    size = 0
+    for event in events:
+        size += len(json.dumps(event))
+        if found and (size > _MOST or len(found) >= _AT_ONCE):
+            break
+        found.append(event)
+    return found

@@ -16,7 +16,7 @@ from typing import Any
 
 from fleet_core.errors import FleetError, StateDamaged
 from fleet_core.processes import hide, is_secret
-from fleet_core.runner_events import cut
+from fleet_core.runner_events import TEXT_LIMIT, cut
 from fleet_node.agents import AgentStore
 
 Row = dict[str, Any]
@@ -114,6 +114,13 @@ class Recorder:
             return [self.clean(item) for item in value]
         return value
 
+    def _detail(self, detail: Row) -> Row:
+        """Return a detail without secrets; of what a tool was given only a part, if it is too much for an event."""
+        found: Row = self.clean(detail)
+        if "input" in found and len(text := json.dumps(found["input"], ensure_ascii=False)) > 2 * TEXT_LIMIT:
+            found["input"] = cut(text)
+        return found
+
     def told(self, kind: str, *rows: Row) -> None:
         """Write rows that the store has just taken to the file, and report them."""
         for row in rows:
@@ -133,7 +140,7 @@ class Recorder:
                 "time": time.time(),
                 "type": kind,
                 "content": self.hide(content),
-                "detail": self.clean(dict(detail or {})),
+                "detail": self._detail(dict(detail or {})),
             }
         )
         now = time.monotonic()

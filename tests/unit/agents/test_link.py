@@ -153,3 +153,19 @@ def test_closing_does_not_wait_for_a_fleetd_that_is_away(store: AgentStore) -> N
         return asyncio.get_running_loop().time() - begun
 
     assert asyncio.run(run()) < 1
+
+
+def test_a_report_is_never_longer_than_what_fleetd_takes(store: AgentStore) -> None:
+    async def run() -> None:
+        listener, link = Listener(store), Link(store, "a", lambda what: None)
+        rows = messages(store, 20)
+        for row in rows:
+            link.report({**row, "content": "\U0001f600" * 400_000})  # 4.8 MB each, as JSON
+        await listener.open()
+        link.open()
+        await until(lambda: len(listener.events) >= 20)
+        assert [event["id"] for event in listener.events] == [row["id"] for row in rows]
+        await link.close()
+        await listener.close()
+
+    asyncio.run(run())

@@ -118,3 +118,19 @@ def test_what_a_killed_process_had_stored_but_not_told_is_told_by_the_next(store
     assert json.loads(lines[5])["kind"] == "iteration"
     assert lines[6:] == [""]
     assert {event["id"] for event in seen if event["kind"] == "message"} == {row["id"] for row in rows}
+
+
+def test_what_a_tool_was_given_is_kept_in_part_if_it_is_too_much(store: AgentStore, tmp_path: Path) -> None:
+    async def run() -> None:
+        recorder = Recorder(store, "a", tmp_path, ("hunter22",), lambda event: None)
+        given = {"files": ["x" * 60_000] * 100, "key": "hunter22"}
+        recorder.message(iteration(store), "tool_use", "write", {"name": "write", "input": given})
+        recorder.flush()
+
+    asyncio.run(run())
+    (row,) = store.messages("a")
+    assert row["detail"]["name"] == "write"
+    assert row["detail"]["input"].startswith('{"files": ["xxx')
+    assert "left out" in row["detail"]["input"]
+    assert len(json.dumps(row["detail"])) < 100_000
+    assert "hunter22" not in json.dumps(row)
