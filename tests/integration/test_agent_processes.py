@@ -266,6 +266,23 @@ def test_a_time_that_comes_while_a_run_goes_on_is_skipped(fleet: Fleet, workspac
     fleet.call("agents.stop", names=["builder"], timeout=30)
 
 
+def test_a_paused_agent_is_not_begun_by_its_schedule(fleet: Fleet, workspace: Path) -> None:
+    """A pause outlives the process that held for it, of a computer that was switched off for example."""
+    apply(fleet, agent(workspace, schedule={"every": "1s"}), state="present")
+    fleet.end(signal.SIGKILL)
+    store = AgentStore(fleet.folder)
+    if store.unfinished_run("builder") is None:
+        store.begin_run("builder", 1)
+    store.set_desired("builder", "paused")
+    store.close()
+    fleet.up()
+    wait_for("its time comes", lambda: "was skipped; the one before still goes on" in fleet.log())
+    assert (shown(fleet)["desired"], shown(fleet)["pid"]) == ("paused", 0)
+    fleet.call("agents.resume", names=["builder"])
+    until(fleet, "completed")
+    fleet.call("agents.stop", names=["builder"], timeout=30)
+
+
 def test_a_schedule_outlives_fleetd_and_missed_times_do_not_pile_up(fleet: Fleet, workspace: Path) -> None:
     apply(
         fleet,

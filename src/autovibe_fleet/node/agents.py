@@ -383,8 +383,11 @@ class Agents:
             self.events.control(name, "desired", desired=desired)
 
     async def _scheduled(self, name: str) -> bool:
-        """Begin a run whose time has come, unless one runs. Returns whether it was begun."""
+        """Begin a run whose time has come, unless one runs or is paused. Returns whether it was begun."""
         async with self._turns.take(lambda: (name,)):
+            row = (await self._read(self.store.agents, [name])).get(name)
+            if row is None or row["desired"] == "paused":
+                return False
             if (await self.events.states([name])).get(name, ("", 0))[0] in ("", *AWAKE, "stopping"):
                 return False
             await self._start([name], time.monotonic() + PATIENCE)
