@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from fleet_core.agents import AgentDefinition
@@ -42,7 +42,7 @@ class AgentSchedules:
         for name in missed:
             self._complain(f'agent "{name}": the run of {_clock(self._due[name])} was missed; fleetd did not run then')
         try:
-            await asyncio.to_thread(self._move_on, missed)
+            await self._move_on(missed)
         except InvalidInput as error:  # a definition of another version must not keep fleetd from the rest
             self._complain(f"schedules: {error}")
             self._due = {name: due for name, due in self._due.items() if name not in missed}
@@ -64,7 +64,7 @@ class AgentSchedules:
         """
         wanted = [*names, *(name for name in changed if name in self._due)]
         if wanted:
-            await asyncio.to_thread(self._move_on, list(dict.fromkeys(wanted)))
+            await self._move_on(list(dict.fromkeys(wanted)))
             self._set_timer()
 
     async def disarm(self, names: Iterable[str]) -> None:
@@ -74,17 +74,22 @@ class AgentSchedules:
             await asyncio.to_thread(self._store.set_next_run, name, None)
         self._set_timer()
 
-    def _move_on(self, names: Iterable[str]) -> None:
+    async def _move_on(self, names: Sequence[str]) -> None:
+        for name, due in (await asyncio.to_thread(self._write, names, frozenset(self._due))).items():
+            if due is None:
+                self._due.pop(name, None)
+            else:
+                self._due[name] = due
+
+    def _write(self, names: Sequence[str], armed: Collection[str]) -> dict[str, float | None]:
+        """Record when the next runs of agents begin, and return that. In a thread: it touches nothing of the loop's."""
+        found = {}
         with self._store.transaction():
-            definitions = self._store.definitions(names)
-            for name, definition in definitions.items():
-                due = following(definition, time.time())
-                if due is not None or self._due.get(name) is not None:
-                    self._store.set_next_run(name, due)
-                if due is None:
-                    self._due.pop(name, None)
-                else:
-                    self._due[name] = due
+            for name, definition in self._store.definitions(names).items():
+                found[name] = following(definition, time.time())
+                if found[name] is not None or name in armed:
+                    self._store.set_next_run(name, found[name])
+        return found
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -108,7 +113,7 @@ class AgentSchedules:
     async def _begin_all(self, names: list[str]) -> None:
         late = [name for name in names if self._due.get(name, 0.0) < time.time() - LATE]
         try:
-            await asyncio.to_thread(self._move_on, names)  # first, so that a killed fleetd begins none twice
+            await self._move_on(names)  # first, so that a killed fleetd begins none twice
         except FleetError as error:
             self._complain(f"schedules: {error}")
             await asyncio.sleep(1.0)
