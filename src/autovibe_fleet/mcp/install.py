@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,8 +94,8 @@ def _change(client: Client, file: Path, name: str, entry: Entry | None, dry_run:
 def _write(content: Content, text: str, mode: int) -> str:
     """Write a settings file, after a copy of what it was; return where the copy is."""
     backup = content.path.with_name(f"{content.path.name}.fleet.bak")
-    if content.text is not None:
-        shutil.copy2(content.path, backup)
+    if content.text is not None:  # beside it and then renamed: a link of that name may lead anywhere
+        Content(backup, None).write(content.text, stat.S_IMODE(content.path.stat().st_mode))
     content.write(text, mode)
     return str(backup) if content.text is not None else ""
 

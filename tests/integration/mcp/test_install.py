@@ -149,6 +149,18 @@ def test_a_project_has_files_of_its_own_that_others_may_read(host: Host) -> None
     assert "Windsurf: has no settings of its own in a project" in done.stderr
 
 
+def test_the_copy_of_the_old_file_is_written_through_no_link(host: Host) -> None:
+    """A project that somebody else wrote must not choose which file of ours is overwritten."""
+    ours = host.home / "authorized_keys"
+    ours.write_text("ours\n")
+    host.project.joinpath(".mcp.json").write_text('{"theirs": 1}')
+    copy = host.project / ".mcp.json.fleet.bak"
+    copy.symlink_to(ours)
+    assert host.fleet("mcp", "install", "--project", "--client", "claude", cwd=host.project).returncode == 0
+    assert ours.read_text() == "ours\n"
+    assert (copy.is_symlink(), copy.read_text()) == (False, '{"theirs": 1}')
+
+
 def test_an_unknown_client_is_named_with_the_nearest(host: Host) -> None:
     done = host.fleet("mcp", "install", "--client", "claud")
     assert done.returncode == 3
