@@ -20,7 +20,7 @@ from fleet_core.names import nearest
 from fleet_node import logs as log_files
 
 from . import completion, projects
-from .output import json_text
+from .output import colored, json_text
 from .session import Session
 
 if TYPE_CHECKING:
@@ -197,6 +197,7 @@ class _Printer:
 
     def __init__(self, session: Session, ids: Sequence[str], timestamps: bool) -> None:
         self._timestamps = timestamps
+        self._shown = colored if sys.stdout.isatty() else str
         self._colors = session.out.is_terminal and "NO_COLOR" not in os.environ
         single_environment = len({ident.partition("/")[0] for ident in ids}) == 1
         names = {ident: ident.rpartition("/")[2] if single_environment else ident for ident in ids}
@@ -207,7 +208,7 @@ class _Printer:
 
     def write(self, ident: str, record: Record) -> None:
         """Write one record on one line."""
-        message, level = str(record["message"]), record.get("level")
+        message, level = self._shown(str(record["message"])), record.get("level")
         if level in _OWN:
             message = self._styled("red" if level == log_files.ERROR else "dim", f"[fleet] {message}")
         time_of = f"{_local(str(record.get('timestamp')))} " if self._timestamps else ""

@@ -38,6 +38,7 @@ STYLES = {
 _NARROWEST = 12  # cells that a flexible column keeps on a narrow terminal
 _GAP = 2
 _SPACES = "\n\t\u00a0\u2007\u202f\u3000"  # what str.isprintable refuses, and a terminal only shows
+_COLORS = re.compile(r"(\x1b\[[0-9;:]{0,100}m)")
 # What a terminal may act on although JSON may hold it as it is, and halves of characters, which cannot be written.
 _RISKY = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -160,6 +161,11 @@ def printable(text: str) -> str:
     return "".join(
         sign if sign.isprintable() or sign in "\n\t" or sign in _SPACES else repr(sign)[1:-1] for sign in text
     )
+
+
+def colored(text: str) -> str:
+    """Return output of a program for a terminal: its colors stay (ECMA-48, SGR), nothing else moves the cursor."""
+    return "".join(part if number % 2 else printable(part) for number, part in enumerate(_COLORS.split(text)))
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

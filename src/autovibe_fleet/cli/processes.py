@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from fleet_core.errors import InvalidInput, NotFound, ProcessFailed, TimedOut
 
 from . import agent_names, agent_runs, completion, progress, projects
 from .arguments import Names, Timeout, Wait, seconds
-from .output import Column, described, duration, size
+from .output import Column, colored, described, duration, size
 from .session import Session
 
 # Ends about which the log of the process says more.
@@ -279,7 +280,7 @@ def run_action(
     else:
         text = str(answer.get("output", "")).rstrip("\n")
         if text:
-            print(text)
+            print(colored(text) if sys.stdout.isatty() else text)
     raise typer.Exit(answer["exit_code"] if 0 <= answer["exit_code"] <= 255 else 1)
 
 

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 
@@ -22,7 +23,7 @@ from ..tasks import files, running
 from ..tasks.machine import Machine
 from . import completion
 from .commands import Noun
-from .output import Column
+from .output import Column, colored
 from .session import Session, with_session
 from .task_progress import Progress, spent
 
@@ -302,7 +303,10 @@ def output(
     machine: On = "",
     ssh_config: SshConfig = "",
 ) -> None:
-    """Print all that a task has printed."""
+    """Print all that a task has printed.
+
+    Into a file or a pipe as it is; on a terminal nothing in it moves the cursor.
+    """
     sys.stdout.flush()
     where = running.machine(machine, ssh_config, session.state_dir)
     if where is not None:
@@ -311,10 +315,18 @@ def output(
         with tempfile.TemporaryFile() as file:
             where.output(number, task, file)
             file.seek(0)
-            shutil.copyfileobj(file, sys.stdout.buffer)
+            _print_all(file)
         return
     with open(task_host.log_of(task_state.find(session.folder, number), task), "rb") as log:
-        shutil.copyfileobj(log, sys.stdout.buffer)
+        _print_all(log)
+
+
+def _print_all(file: IO[bytes]) -> None:
+    if not sys.stdout.isatty():
+        shutil.copyfileobj(file, sys.stdout.buffer)
+        return
+    for line in io.TextIOWrapper(file, "utf-8", "replace"):
+        sys.stdout.write(colored(line))
 
 
 @app.command()

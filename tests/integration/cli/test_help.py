@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -19,7 +20,7 @@ from autovibe_fleet.cli.help import TOPICS, tables
 from autovibe_fleet.cli.output import Column, described, duration, plain_table, size
 from fleet_core import errors
 
-from .conftest import PROGRAM, Fleet
+from .conftest import PROGRAM, Fleet, until
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMANDS = [name for names in app.PANELS.values() for name in names]
@@ -250,3 +251,20 @@ def test_a_plain_table_is_aligned_and_ends_without_spaces() -> None:
 )  # fmt: skip
 def test_declared_fields_for_people(key: str, value: object, shown: object) -> None:
     assert described(key, value) == shown
+
+
+def test_what_a_program_prints_keeps_its_colors_on_a_terminal_and_moves_no_cursor(fleet: Fleet) -> None:
+    printed = r"printf '\033[32mgreen\033[0m \033[2J\033]52;c;eA==\007 \302\233 end\n'"
+    fleet.ok("start", "noisy", "--", "sh", "-c", f"{printed}; sleep 600")
+    path = fleet.folder / "list.yml"
+    path.write_text(json.dumps({"tasks": [{"name": "noisy", "run": printed}]}))
+    fleet.ok("task", "run", str(path))
+    until(lambda: "end" in fleet("logs", "noisy").out)
+    for words in (("logs", "noisy"), ("task", "output", "last", "noisy")):
+        _code, shown = terminal(fleet, *words)
+        assert "\x1b[32mgreen\x1b[0m" in shown
+        assert "end" in shown
+        assert "\x1b[2J" not in shown
+        assert set(shown).isdisjoint("\x07\x9b")
+        assert "\x1b]52" in fleet(*words).out  # for a file, as it was
+    fleet.ok("stop", "noisy")
