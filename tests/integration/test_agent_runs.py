@@ -384,6 +384,7 @@ def test_secrets_reach_neither_store_nor_files_nor_logs_nor_arguments(agent: Age
         "import json, os, sys, time\n"
         "secret = os.environ['API_TOKEN']\n"
         "tell = lambda **data: print(json.dumps(data), flush=True)\n"
+        "tell(type='session', session=secret)\n"
         "tell(type='text', text='the token is ' + secret)\n"
         "tell(type='tool_use', name='curl', input={'headers': ['auth ' + secret], secret: 1})\n"
         "tell(type='tool_result', text=secret)\n"

@@ -209,6 +209,24 @@ def test_env_comes_from_the_list_files_and_the_task(runs: Runs, monkeypatch: pyt
     assert view["tasks"][0]["stdout"] == "inherited|a file|list|task|a"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        'echo "wrong key: $API_TOKEN" >&2; exit 2',
+        r'printf "{\"type\": \"result\", \"ok\": false, \"error\": \"wrong key: %s\"}\n" "$API_TOKEN"',
+        r'printf "{\"type\": \"session\", \"session\": \"%s\"}\n" "$API_TOKEN"; exit 2',
+    ],
+)
+def test_a_tool_that_repeats_the_key_that_was_wrong_does_not_give_it_away(runs: Runs, said: str) -> None:
+    tasks = {"name": "a", "prompt": "Go", "runner": "command", "command": said}
+    view = runs(tasks, pass_env=["API_TOKEN"], environ={"API_TOKEN": "passed-on-value"})
+    assert view["tasks"][0]["state"] == "failed"
+    everything = b"".join(path.read_bytes() for path in runs.state_dir.rglob("*") if path.is_file())
+    assert b"passed-on-value" not in everything
+    assert b"********" in everything
+    assert "passed-on-value" not in json.dumps([view, runs.events])
+
+
 def test_values_of_secrets_are_hidden_wherever_output_goes(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEPLOY_PASSWORD", "inherited-hunter2")
     (runs.folder / ".env").write_text("API_TOKEN=token-of-a-file\n")

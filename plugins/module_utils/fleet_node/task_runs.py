@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
     from fleet_core.errors import FleetError, InvalidInput, NotFound
+    from fleet_core.processes import hide
     from fleet_core.task_lists import Task, TaskList
     from fleet_core.task_progress import Resume, move, next_ready, resume
 else:
     try:
         from ..fleet_core.errors import FleetError, InvalidInput, NotFound
+        from ..fleet_core.processes import hide
         from ..fleet_core.task_lists import Task, TaskList
         from ..fleet_core.task_progress import Resume, move, next_ready, resume
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import FleetError, InvalidInput, NotFound
+        from fleet_core.processes import hide
         from fleet_core.task_lists import Task, TaskList
         from fleet_core.task_progress import Resume, move, next_ready, resume
 
@@ -308,6 +311,7 @@ class _Runner:
             else:
                 earlier = self._results.get(item.session) if item.session else None
                 attempt = await attempt_prompt(item, folder, env, capture, self._stop, started, earlier)
+            attempt = _without(attempt, secrets)
             complaint = capture.complaint or self._missing_file(item, folder)
             if attempt.ok and complaint:
                 attempt = dataclasses.replace(attempt, ok=False, reason=complaint)
@@ -362,6 +366,12 @@ class _Runner:
         event = {"time": task_state.now(), "event": kind, "run": self._state.id, **facts}
         self._state.add_event(event)
         self._on_event(event)
+
+
+def _without(attempt: Attempt, secrets: tuple[str, ...]) -> Attempt:
+    """Return an attempt without secrets: tools like to repeat the key that was wrong."""
+    facts = {key: hide(value, secrets) if isinstance(value, str) else value for key, value in attempt.facts.items()}
+    return dataclasses.replace(attempt, reason=hide(attempt.reason, secrets), facts=facts)
 
 
 def _outside(folder: str, root: str) -> str:

@@ -186,7 +186,7 @@ class Iteration:
         ident = self.row["id"]
         self._c.recorder.message(ident, event.type, event.text, event.detail)
         if event.type == "session" and event.detail.get("session"):
-            self._c.store.update_iteration(ident, session=str(event.detail["session"]))
+            self._c.store.update_iteration(ident, session=self._c.recorder.hide(str(event.detail["session"])))
         if event.type == "usage":
             self._usage = self._usage + Usage.from_dict(event.detail)
             self._check_budget()
