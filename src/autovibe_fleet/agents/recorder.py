@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,8 @@ _SHORTEST_SECRET = 4  # a shorter one would blank half of every sentence
 _FLUSH = 0.02  # seconds between two writes of messages
 _TAIL = 1 << 20  # bytes of a run's file that are looked at when it goes on
 _TOLD_AGAIN = 200  # messages that are reported once more when a run goes on
+_MOST = 256 * 1024 * 1024  # characters of what one iteration tells that are recorded
+_KEPT = ("prompt", "session", "usage", "user", "verification", "watchdog", "end")  # whatever came before
 _SUMMARY = ("step", "phase", "done", "failures", "trips", "until", "why")  # of a position, for those who watch
 
 
@@ -52,6 +55,7 @@ class Recorder:
         self._written = 0  # the id of the last message that the file had when it was opened
         self._ended: set[int] = set()  # the iterations whose end it had
         self._iteration = 0
+        self._told = 0  # characters of its messages
         self._messages: list[Row] = []
         self._flushed = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -112,9 +116,11 @@ class Recorder:
             return {self.hide(str(key)): self.clean(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [self.clean(item) for item in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return str(value)  # JSON has no word for it
         return value
 
-    def _detail(self, detail: Row) -> Row:
+    def _detail(self, detail: Mapping[str, Any]) -> Row:
         """Return a detail without secrets; of what a tool was given only a part, if it is too much for an event."""
         found: Row = self.clean(detail)
         if "input" in found and len(text := json.dumps(found["input"], ensure_ascii=False)) > 2 * TEXT_LIMIT:
@@ -134,15 +140,20 @@ class Recorder:
         """Record a message of an iteration. Messages that come in a burst are written together."""
         if iteration != self._iteration:
             self.flush()
-            self._iteration = iteration
-        self._messages.append(
-            {
-                "time": time.time(),
-                "type": kind,
-                "content": self.hide(content),
-                "detail": self._detail(dict(detail or {})),
-            }
-        )
+            self._iteration, self._told = iteration, 0
+        row: Row = {
+            "time": time.time(),
+            "type": kind,
+            "content": self.hide(content),
+            "detail": self._detail(detail or {}),
+        }
+        if kind not in _KEPT:
+            before, self._told = self._told, self._told + len(row["content"]) + len(str(row["detail"])) + 100
+            if before > _MOST:
+                return
+            if self._told > _MOST:
+                row.update(type="error", content="the runner tells too much: the rest is not recorded", detail={})
+        self._messages.append(row)
         now = time.monotonic()
         if now - self._flushed >= _FLUSH:
             self.flush()

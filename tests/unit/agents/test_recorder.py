@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from autovibe_fleet.agents import recorder as recorder_module
 from autovibe_fleet.agents.recorder import Recorder, secrets_of, total
 from fleet_core.agents import agent_definition
 from fleet_node.agents import AgentStore
@@ -134,3 +135,26 @@ def test_what_a_tool_was_given_is_kept_in_part_if_it_is_too_much(store: AgentSto
     assert "left out" in row["detail"]["input"]
     assert len(json.dumps(row["detail"])) < 100_000
     assert "hunter22" not in json.dumps(row)
+
+
+def test_an_iteration_that_tells_without_end_does_not_fill_the_disk(
+    store: AgentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "_MOST", 10_000)
+
+    async def run() -> None:
+        recorder = Recorder(store, "a", tmp_path, (), lambda event: None)
+        for ident in (iteration(store), iteration(store)):
+            for _number in range(1000):
+                recorder.message(ident, "text", "x" * 400)
+            recorder.message(ident, "usage", "", {"cost": 1.5})
+        recorder.flush()
+
+    asyncio.run(run())
+    kinds = [row["type"] for row in store.messages("a", limit=10_000)]
+    assert kinds == 2 * [*["text"] * 19, "error", "usage"]
+
+
+def test_numbers_that_json_does_not_have_are_texts() -> None:
+    recorder = Recorder(None, "a", Path(), (), lambda event: None)  # type: ignore[arg-type]
+    assert recorder.clean({"a": [float("nan"), float("-inf"), 1.5]}) == {"a": ["nan", "-inf", 1.5]}
