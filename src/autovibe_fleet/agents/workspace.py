@@ -217,8 +217,15 @@ async def remove_old(folder: Path, run_id: int) -> None:
             continue
         if (path / ".git").is_file():
             await _git(os.fspath(path), "worktree", "remove", "--force", os.fspath(path), check=False)
-        else:
+        elif await _is_elsewhere(os.fspath(path)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+async def _is_elsewhere(clone: str) -> bool:
+    """Tell whether no commit of a clone, stashed ones included, is lost with it: HEAD's are in the patch of its run."""
+    words = ("rev-list", "--count", "--branches", "--glob=refs/stas[h]", "--not", "HEAD", "--remotes")
+    own = await _git(clone, *words, check=False)
+    return own.code == 0 and own.output.strip() == "0"
 
 
 async def _into(file: Path, path: str, *words: str) -> None:
