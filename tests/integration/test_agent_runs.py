@@ -376,7 +376,7 @@ def test_the_worktrees_of_earlier_runs_go_when_all_is_in_a_branch(agent: Agent, 
 def test_a_clone_stays_while_it_has_commits_that_nobody_else_has(agent: Agent, repository: Path) -> None:
     commit = "git -c user.name=a -c user.email=a@b commit -q --allow-empty -m Aside"
     aside = f"git checkout -q -b aside; {commit}; git checkout -q -"
-    command = f"if [ $FLEET_RUN = 1 ]; then {aside}; fi; echo two >> a.txt"
+    command = f"if [ $FLEET_ITERATION_NUMBER = 1 ]; then {aside}; fi; echo two >> a.txt"
     agent.run(command, workspace={"kind": "clone", "repository": str(repository)})
     places = []
     for _number in range(3):
