@@ -266,10 +266,10 @@ def line_items(line: str, place: Place) -> Iterator[str | Invocation | PlainText
 def _arguments(line: str, position: int, place: Place) -> tuple[tuple[str, ...], int]:
     """Return the arguments up to the closing bracket, and where the line goes on. Quoted text may hold commas."""
     found: list[str] = []
-    depth, begin, quoted, at = 0, position, False, position
+    depth, begin, blank, quoted, at = 0, position, True, False, position
     while at < len(line):
         sign = line[at]
-        if sign == '"' and (quoted or not line[begin:at].strip()):
+        if sign == '"' and (quoted or blank):
             quoted = not quoted
         elif quoted:
             pass
@@ -282,6 +282,7 @@ def _arguments(line: str, position: int, place: Place) -> tuple[tuple[str, ...],
             begin = at + 1
             if sign == ")":
                 return (() if found == [""] else tuple(found)), at + 1
+        blank = begin > at or (blank and sign.isspace())
         at += 1
     raise place.error(f'expected a closing bracket, found "{_short(line[position - 1 :])}"')
 

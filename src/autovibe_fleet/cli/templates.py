@@ -181,7 +181,7 @@ def write_private(path: Path, text: str) -> None:
     """Replace a file with text that only its owner may read."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
             out.write(text)
         os.replace(beside, path)
     except OSError as error:

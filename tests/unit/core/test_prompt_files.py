@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -285,3 +286,12 @@ def test_many_imports_of_one_file_read_it_once() -> None:
 def test_what_the_file_says_cannot_be_given_beside_it(key: str) -> None:
     with pytest.raises(InvalidInput, match=f'agents.p: "{key}" comes from the file'):
         agents(parse("agent-x:\n\tWork.\n", "agents.p"), {key: "x"})
+
+
+def test_arguments_with_many_quotes_are_read_in_time_that_grows_with_their_length() -> None:
+    def seconds(count: int) -> float:
+        begun = time.process_time()
+        parse("@a(" + ' "' * count + ")\n")
+        return time.process_time() - begun
+
+    assert seconds(400_000) < 40 * max(seconds(40_000), 0.01)
