@@ -156,9 +156,10 @@ def fleet(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
 ) -> None:
-    """Run and watch processes on this host, with the ports, files and devices that they need.
+    """Run and watch processes and agents on this host, with the ports, files and devices that they need.
 
-    Begin with `fleet init` and `fleet activate` in a project, or with `fleet start NAME -- COMMAND`.
+    Begin with `fleet init` and `fleet activate` in a project, with `fleet start NAME -- COMMAND`, or, for agents, with
+    `fleet apply FILE` and `fleet run NAME`.
     """
     sessions.adopt({"as_json": as_json, "state_dir": state_dir, "environment": environment, "debug": debug})
 
