@@ -22,6 +22,29 @@ site: ## Bring up the local environment (INVENTORY=inventories/local, ARGS=...)
 	@.ci/venv site
 	@ansible-playbook -i $(INVENTORY) site.yml $(ARGS)
 
+##@ Templates of cloud-init
+
+# What the targets below work on: TEMPLATE=python, ENV=.env
+TEMPLATE ?=
+ENV ?= .env
+
+.PHONY: list-templates
+list-templates: ## Name the templates of machines and what they set up
+	@python3 .ci/template list
+
+.PHONY: show-template
+show-template: ## Print a template, its parts and its values (TEMPLATE=python)
+	@python3 .ci/template show "$(TEMPLATE)"
+
+.PHONY: copy-template
+copy-template: ## Copy a template to cloud-init/ and an .env to fill in (TEMPLATE=python)
+	@python3 .ci/template copy "$(TEMPLATE)"
+
+.PHONY: render-template
+render-template: ## Fill a template, check it, write cloud-init/NAME/user-data and more (TEMPLATE=python ENV=.env)
+	@.ci/venv site
+	@python .ci/template render "$(TEMPLATE)" "$(ENV)"
+
 ##@ Check
 
 .PHONY: test
@@ -75,4 +98,4 @@ clean: ## Remove .venv, caches and build results; not your state, nor running pr
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

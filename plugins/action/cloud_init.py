@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +67,7 @@ class ActionModule(ActionBase):
         shared: dict[str, Any] = {}
         if args.get("env_file"):
             name = str(args["env_file"])
-            shared.update(values_from_env(parse_dotenv(self._read("files", name), name), name))
+            shared.update(values_from_env(parse_dotenv(self._read(name), name), name))
         shared.update(documents.plain(args.get("values") or {}))
         own = args.get("machines") or [{}]
         found = [machine_values({**shared, **documents.plain(machine)}) for machine in own]
@@ -105,6 +106,8 @@ class ActionModule(ActionBase):
         else:
             path = str(documents.template_path(source))
         more = {"machine": made.to_dict(), "collection": str(documents.COLLECTION)}
+        if made.fleet_wheel:
+            more["fleet_wheel_content"] = base64.b64encode(self._bytes(made.fleet_wheel)).decode()
         lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
         try:
             (text,) = lookup.run(
@@ -121,11 +124,18 @@ class ActionModule(ActionBase):
         except AnsibleError as error:
             raise InvalidInput(f"{name}: there is no such file on the control node") from error
 
-    def _read(self, folder: str, name: str) -> str:
-        found = self._find(folder, name)
+    def _read(self, name: str) -> str:
         try:
-            return Path(self._loader.get_real_file(found)).read_text(encoding="utf-8")
-        except (AnsibleError, OSError, UnicodeDecodeError) as error:
+            return self._bytes(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"{name}: cannot be read: {error}") from error
+
+    def _bytes(self, name: str) -> bytes:
+        """Return a file of the control node, decrypted if it is in a vault."""
+        found = self._find("files", name)
+        try:
+            return Path(self._loader.get_real_file(found)).read_bytes()
+        except (AnsibleError, OSError) as error:
             raise InvalidInput(f"{name}: cannot be read: {' '.join(str(error).split())}") from error
         finally:
             self._loader.cleanup_all_tmp_files()

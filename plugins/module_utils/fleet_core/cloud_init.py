@@ -79,14 +79,14 @@ def _secrets(data: Any, path: Path) -> Iterator[Problem]:
         for key, value in data.items():
             here = (*path, str(key))
             if key in SECRET_KEYS and value not in (None, ""):
-                yield Problem(here, "a password does not belong in user data, which everything on the machine can read")
+                yield Problem(here, "a password does not belong in user data")
             else:
                 yield from _secrets(value, here)
     elif isinstance(data, (list, tuple)):
         for number, value in enumerate(data):
             yield from _secrets(value, (*path, number))
     elif isinstance(data, str) and "PRIVATE KEY-----" in data:
-        yield Problem(path, "a private key does not belong in user data, which everything on the machine can read")
+        yield Problem(path, "a private key does not belong in user data")
 
 
 def _has_key(data: Mapping[str, Any]) -> bool:

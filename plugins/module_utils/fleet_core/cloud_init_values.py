@@ -35,6 +35,7 @@ VARIABLES = {
     "GIT_NAME": "git_name",
     "GIT_EMAIL": "git_email",
     "FLEET_PACKAGE": "fleet_package",
+    "FLEET_WHEEL": "fleet_wheel",
 }
 KEYS = (*VARIABLES.values(), "interfaces")
 INTERFACE_KEYS = ("name", "mac_address", "dhcp4", "dhcp6", "addresses", "gateway", "nameservers", "search", "mtu")
@@ -48,6 +49,7 @@ _EMAIL = re.compile(r"[^@\s<>]+@[^@\s<>]+")
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _LINK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][^\s;|&<>$`'\"\\]*(==[A-Za-z0-9.+!-]+)?")
+_WHEEL = re.compile(r"[^\s'\"]+-[^\s'\"/]+\.whl")
 _SMALLEST_MEMORY = 256 * 1024**2
 _SMALLEST_DISK = 2 * 1024**3
 
@@ -69,7 +71,10 @@ class Interface:
 
 @dataclass(frozen=True)
 class MachineValues:
-    """What a machine's templates know. memory and disk in bytes."""
+    """What a machine's templates know. memory and disk in bytes.
+
+    fleet_package: what pip installs fleetd from. fleet_wheel: a wheel on the control node, which user data then holds.
+    """
 
     name: str
     distribution: Distribution
@@ -84,6 +89,7 @@ class MachineValues:
     packages: tuple[str, ...] = ()
     runners: tuple[str, ...] = ("claude",)
     fleet_package: str = ""
+    fleet_wheel: str = ""
     interfaces: tuple[Interface, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,6 +156,7 @@ def machine_values(data: Mapping[str, Any]) -> MachineValues:
             _REQUIREMENT,
             "NAME==VERSION or the URL of a wheel",
         ),
+        fleet_wheel=_wheel(where, given),
         interfaces=_interfaces(where, given),
     )
 
@@ -196,6 +203,15 @@ def _words(where: str, value: object, pattern: re.Pattern[str], expected: str) -
     if not isinstance(words, Sequence):
         raise InvalidInput(f"{where}: expected a list, found {describe(value)}")
     return tuple(dict.fromkeys(_fits(where, word, pattern, expected) for word in words))
+
+
+def _wheel(where: str, given: Mapping[str, Any]) -> str:
+    path = _fits(
+        f"{where}: fleet_wheel", given.get("fleet_wheel", ""), _WHEEL, "the path of a wheel, which ends in .whl"
+    )
+    if path and given.get("fleet_package"):
+        raise InvalidInput(f"{where}: expected fleet_package or fleet_wheel, found both")
+    return path
 
 
 def _runners(where: str, value: object) -> tuple[str, ...]:
