@@ -54,8 +54,8 @@ options:
     description:
       - Values of all machines, by their names in inventories. They replace those of O(env_file).
       - Known are C(name), C(distribution), C(user), C(ssh_public_keys), C(git_name), C(git_email), C(cpus), C(memory),
-        C(disk), C(timezone), C(packages), C(runners), C(fleet_package), C(fleet_wheel), C(interfaces), and for one
-        interface C(mac_address), C(addresses), C(gateway), C(nameservers).
+        C(disk), C(timezone), C(packages), C(runners), C(fleet_package), C(fleet_wheel), C(pip_index), C(npm_registry),
+        C(python_mirror), C(interfaces), and for one interface C(mac_address), C(addresses), C(gateway), C(nameservers).
     type: dict
   machines:
     description:

@@ -36,6 +36,9 @@ VARIABLES = {
     "GIT_EMAIL": "git_email",
     "FLEET_PACKAGE": "fleet_package",
     "FLEET_WHEEL": "fleet_wheel",
+    "PIP_INDEX": "pip_index",
+    "NPM_REGISTRY": "npm_registry",
+    "PYTHON_MIRROR": "python_mirror",
 }
 KEYS = (*VARIABLES.values(), "interfaces")
 INTERFACE_KEYS = ("name", "mac_address", "dhcp4", "dhcp6", "addresses", "gateway", "nameservers", "search", "mtu")
@@ -50,6 +53,7 @@ _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _LINK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][^\s;|&<>$`'\"\\]*(==[A-Za-z0-9.+!-]+)?")
 _WHEEL = re.compile(r"[^\s'\"]+-[^\s'\"/]+\.whl")
+_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/%+-]*)?")
 _SMALLEST_MEMORY = 256 * 1024**2
 _SMALLEST_DISK = 2 * 1024**3
 
@@ -74,6 +78,7 @@ class MachineValues:
     """What a machine's templates know. memory and disk in bytes.
 
     fleet_package: what pip installs fleetd from. fleet_wheel: a wheel on the control node, which user data then holds.
+    pip_index, npm_registry, python_mirror: URLs of packages, and of uv's builds of Python, instead of the public ones.
     """
 
     name: str
@@ -90,6 +95,9 @@ class MachineValues:
     runners: tuple[str, ...] = ("claude",)
     fleet_package: str = ""
     fleet_wheel: str = ""
+    pip_index: str = ""
+    npm_registry: str = ""
+    python_mirror: str = ""
     interfaces: tuple[Interface, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,6 +165,9 @@ def machine_values(data: Mapping[str, Any]) -> MachineValues:
             "NAME==VERSION or the URL of a wheel",
         ),
         fleet_wheel=_wheel(where, given),
+        pip_index=_url(f"{where}: pip_index", given.get("pip_index", "")),
+        npm_registry=_url(f"{where}: npm_registry", given.get("npm_registry", "")),
+        python_mirror=_url(f"{where}: python_mirror", given.get("python_mirror", "")),
         interfaces=_interfaces(where, given),
     )
 
@@ -203,6 +214,13 @@ def _words(where: str, value: object, pattern: re.Pattern[str], expected: str) -
     if not isinstance(words, Sequence):
         raise InvalidInput(f"{where}: expected a list, found {describe(value)}")
     return tuple(dict.fromkeys(_fits(where, word, pattern, expected) for word in words))
+
+
+def _url(where: str, value: object) -> str:
+    text = _line(where, value)
+    if "@" in text:  # never shown: what stands before it may be a password
+        raise InvalidInput(f"{where}: expected a URL without a user and a password; secrets stay out of user data")
+    return _fits(where, text, _URL, "a URL such as https://mirror.example/simple")
 
 
 def _wheel(where: str, given: Mapping[str, Any]) -> str:

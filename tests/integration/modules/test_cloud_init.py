@@ -195,6 +195,23 @@ def test_steps_run_once_and_end_at_the_first_that_fails(rendered: Play, tmp_path
     assert (tmp_path / "log").read_text() == "a\nc\n"
 
 
+def test_mirrors_reach_the_steps(play: Play, tmp_path: Path) -> None:
+    urls = {
+        "pip_index": "https://a.example/simple",
+        "npm_registry": "https://b.example/",
+        "python_mirror": "http://c:1/x",
+    }
+    play([cloud_init(play, template="python", values={**VALUES, **urls, "name": "a"})])
+    for path, text in scripts(load(play, "a")).items():
+        if path.endswith(("/run", "/mirrors")):
+            (tmp_path / Path(path).name).write_text(text)
+    (tmp_path / "10-show.sh").write_text("env >seen\n")
+    subprocess.run(["sh", str(tmp_path / "run")], check=True, capture_output=True)
+    seen = dict(line.split("=", 1) for line in (tmp_path / "seen").read_text().splitlines() if "=" in line)
+    names = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "NPM_CONFIG_REGISTRY", "UV_PYTHON_INSTALL_MIRROR")
+    assert [seen[name] for name in names] == [urls["pip_index"], *urls.values()]
+
+
 def test_files_are_private_and_written_once(play: Play) -> None:
     again = cloud_init(
         play, template="python", values={**VALUES, "name": "one", "mac_address": MAC}, schema_check=False

@@ -86,6 +86,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"fleet_package": "a; rm -rf"}, "fleet_package: expected NAME==VERSION or the URL of a wheel"),
     ({"fleet_wheel": "a.zip"}, "fleet_wheel: expected the path of a wheel"),
     ({"fleet_wheel": "/a-1.whl", "fleet_package": "a==1"}, "expected fleet_package or fleet_wheel, found both"),
+    ({"pip_index": "mirror"}, "pip_index: expected a URL such as https://mirror.example/simple, found str 'mirror'"),
+    ({"npm_registry": "https://a:hush@b/"}, "npm_registry: expected a URL without a user and a password"),
     ({"mac_address": 190}, "mac_address: expected text, found a number; YAML wants quotes around it"),
     ({"mac_address": "01:00:00:00:00:00"}, "mac_address: expected the hardware address of one device"),
     ({"mac_address": MAC, "addresses": "10.0.0.5"}, "expected an address with its prefix such as 10.0.0.5/24"),
@@ -102,6 +104,7 @@ def test_bad_values_are_refused_in_a_sentence(change: dict[str, Any], message: s
         machine_values({**SMALL, **change})
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert "hush" not in str(raised.value)
 
 
 def test_defaults_and_units() -> None:
