@@ -65,3 +65,15 @@ def parse_size(where: str, value: object) -> int:
     if size > _LARGEST:
         raise InvalidInput(f"{where}: expected a size below 2^63 bytes, found {describe(value)}")
     return int(size)
+
+
+def format_size(size: int) -> str:
+    """Return bytes as people write them, in the largest unit that needs no more than one decimal: 512M, 1.5G, 20G.
+
+    A size that no unit fits is given in bytes, so that parse_size returns the very number.
+    """
+    for unit, factor in (("T", 1024**4), ("G", 1024**3), ("M", 1024**2), ("K", 1024)):
+        if size >= factor and size * 10 % factor == 0:
+            tenths = size * 10 // factor
+            return f"{tenths // 10}{unit}" if tenths % 10 == 0 else f"{tenths // 10}.{tenths % 10}{unit}"
+    return str(size)

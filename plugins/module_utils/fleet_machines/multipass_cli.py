@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs the multipass command line: no terminal, English, bounded in time, tried again when it asks for that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .multipass_output import OK, RETRY, error_of, read_json
+from .provider import Job
+
+if TYPE_CHECKING:
+    from fleet_core.errors import TimedOut, Unavailable
+    from fleet_core.quantities import format_duration
+else:
+    try:
+        from ..fleet_core.errors import TimedOut, Unavailable
+        from ..fleet_core.quantities import format_duration
+    except ImportError:  # installed as a top-level package
+        from fleet_core.errors import TimedOut, Unavailable
+        from fleet_core.quantities import format_duration
+
+# Where its snap and its installers for macOS put it, for those whose PATH does not lead there (sudo, launchd).
+PLACES = (
+    "/snap/bin/multipass",
+    "/usr/local/bin/multipass",
+    "/opt/homebrew/bin/multipass",
+    "/Library/Application Support/com.canonical.multipass/bin/multipass",
+)
+READING = 60.0  # seconds for a command that only reads
+_LONGEST_PAUSE = 5.0
+
+
+class Multipass:
+    """The command line of one host. executable: its path, or empty to look for it."""
+
+    def __init__(self, executable: str = "", places: Sequence[str] = PLACES) -> None:
+        self._given = executable
+        self._places = places
+        self._found = ""
+
+    @property
+    def executable(self) -> str:
+        """The path of the program. Raises Unavailable when there is none."""
+        if not self._found:
+            if self._given:
+                found = shutil.which(self._given)
+            else:
+                found = shutil.which("multipass") or next(filter(shutil.which, self._places), None)
+            if found is None:
+                raise Unavailable(
+                    f"multipass: {self._given or 'the command multipass'} is not installed on this host; expected it "
+                    "in PATH, or its path in the setting executable"
+                )
+            self._found = found
+        return self._found
+
+    def read(self, *arguments: str, what: str = "multipass") -> Mapping[str, Any]:
+        """Return the JSON object that a command prints."""
+        text = self.run(*arguments, "--format", "json", what=what, job=Job.lasting(READING))
+        return read_json(arguments[0], text)
+
+    def run(self, *arguments: str, what: str, job: Job, stdin: str | None = None) -> str:
+        """Return what a command prints. what: the thing that it is about, for errors.
+
+        Exit code 4 asks to try again: that is done until the job's time is over. Raises what error_of says.
+        """
+        pause = 0.2
+        while True:
+            code, stdout, stderr = self.attempt(*arguments, what=what, job=job, stdin=stdin)
+            if code == OK:
+                return stdout
+            if code != RETRY or job.left() <= pause:
+                raise error_of(what, arguments[0], code, stderr)
+            job.report(f"multipass {arguments[0]} asked to try again")
+            job.pause(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def attempt(self, *arguments: str, what: str, job: Job, stdin: str | None = None) -> tuple[int, str, str]:
+        """Run a command once and return its exit code and what it printed. Raises TimedOut after the job's time."""
+        command = [self.executable, *arguments]
+        try:
+            child = subprocess.Popen(  # pylint: disable=ansible-bad-function # no module in fleet_machines
+                command,
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+                cwd=_folder(),
+                env={**os.environ, "LC_ALL": "C", "TERM": "dumb"},
+            )
+        except OSError as error:
+            raise Unavailable(f"multipass: {self.executable} cannot be run: {error.strerror}") from error
+        try:
+            stdout, stderr = child.communicate(stdin, timeout=max(job.left(), 0.1))
+        except subprocess.TimeoutExpired:
+            _end(child)
+            raise TimedOut(
+                f"{what}: multipass {arguments[0]}: it did not end within {format_duration(job.limit)}"
+            ) from None
+        except BaseException:
+            _end(child)
+            raise
+        return child.returncode, stdout, stderr
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """End the client and what it started; the daemon goes on with what it was asked for."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # it has just ended; macOS says the second of a zombie
+        child.kill()
+    child.communicate()
+
+
+def _folder() -> str | None:
+    """A folder that the snap can enter: it fails in one that it cannot see."""
+    try:
+        return str(Path.home())
+    except RuntimeError:
+        return None
