@@ -224,8 +224,6 @@ def _plain(spec: MachineSpec, **instead: Any) -> dict[str, Any]:
 
 
 def _size(where: str, value: object, least: int) -> int:
-    if isinstance(value, str) and value.strip().isdigit():
-        value = int(value) if len(value) < 20 else value
     size = parse_size(where, value)
     if size < least:
         raise InvalidInput(f'{where}: expected at least {format_size(least)}, such as "2G", found {describe(value)}')

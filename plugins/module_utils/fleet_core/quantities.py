@@ -61,7 +61,8 @@ def parse_size(where: str, value: object) -> int:
     found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
         raise InvalidInput(f'{where}: expected a size such as "512M" or "2G", found {describe(value)}')
-    size = float(found.group(1)) * _SIZES[found.group(2).lower()]
+    number, unit = found.group(1), _SIZES[found.group(2).lower()]
+    size = float(number) * unit if "." in number or len(number) > 20 else int(number) * unit
     if size > _LARGEST:
         raise InvalidInput(f"{where}: expected a size below 2^63 bytes, found {describe(value)}")
     return int(size)

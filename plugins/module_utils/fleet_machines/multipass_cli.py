@@ -70,13 +70,19 @@ class Multipass:
 
         Exit code 4 asks to try again: that is done until the job's time is over. Raises what error_of says.
         """
-        pause = 0.2
+        pause, asked = 0.2, False
         while True:
-            code, stdout, stderr = self.attempt(*arguments, what=what, job=job, stdin=stdin)
+            try:
+                code, stdout, stderr = self.attempt(*arguments, what=what, job=job, stdin=stdin)
+            except TimedOut:
+                if asked:
+                    raise error_of(what, arguments[0], RETRY, "") from None
+                raise
             if code == OK:
                 return stdout
             if code != RETRY or job.left() <= pause:
                 raise error_of(what, arguments[0], code, stderr)
+            asked = True
             job.report(f"multipass {arguments[0]} asked to try again")
             job.pause(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
