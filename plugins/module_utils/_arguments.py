@@ -177,6 +177,39 @@ AGENTS: dict[str, Any] = {
     }
 }
 
+# Where machines come from. Settings differ from provider to provider: each checks its own.
+PROVIDER: dict[str, Any] = {
+    "provider": {"type": "str", "required": True},
+    "provider_settings": {"type": "dict", "default": {}},
+}
+
+MACHINES: dict[str, Any] = {
+    "machines": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "name": {"type": "str", "required": True},
+            "image": {"type": "str"},
+            "cpu": {"type": "int"},
+            "memory": {"type": "str"},
+            "disk": {"type": "str"},
+            "networks": {
+                "type": "list",
+                "elements": "dict",
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "mac": {"type": "str"},
+                    "address": {"type": "str"},
+                    "gateway": {"type": "str"},
+                },
+            },
+            "user_data": {"type": "str", "no_log": True},
+            "tags": {"type": "list", "elements": "str"},
+            "project": {"type": "str"},
+        },
+    }
+}
+
 # Mappings of a user's own names, in which a null says something: a variable that must be given.
 _FREE = ("vars", "env")
 _ALIASES = {"name": "id"}

@@ -61,4 +61,5 @@ def failures(module: AnsibleModule) -> Iterator[None]:
     try:
         yield
     except FleetError as error:
-        module.fail_json(msg=error.message, code=error.code)
+        # values: what was done nevertheless, where a task does many things at once
+        module.fail_json(msg=error.message, code=error.code, **getattr(error, "values", {}))

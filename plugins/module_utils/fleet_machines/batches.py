@@ -67,10 +67,11 @@ class Outcome:
 
 
 class BatchFailed(FleetError):
-    """At least one machine failed. outcomes: of all of them, in the order of the plans."""
+    """At least one machine failed. outcomes: of all of them, in the order of the plans; values: for the report."""
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         self.outcomes = tuple(outcomes)
+        self.values: dict[str, Any] = {}
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         said = "; ".join(dict.fromkeys(outcome.error.message for outcome in failed if outcome.error))
         count = f"{len(failed)} of {len(outcomes)} machines failed: " if len(outcomes) > 1 else ""

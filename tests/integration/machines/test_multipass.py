@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.multipass_host import Host
 
 from fleet_core.errors import Conflict, InvalidInput, NotFound, ProcessFailed, TimedOut, Unavailable
 from fleet_core.images import ImageSpec
@@ -19,8 +20,6 @@ from fleet_machines import providers
 from fleet_machines.multipass import Multipass
 from fleet_machines.multipass_cli import Multipass as CommandLine
 from fleet_machines.provider import Job, Surroundings
-
-from .conftest import Host
 
 GIB = 1024**3
 SPEC = MachineSpec(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.fakes.multipass_host import Host
 from tests.integration.modules.plays import REPOSITORY, Play
 
 MODULES = sorted(path.stem for path in (REPOSITORY / "plugins" / "modules").glob("*.py"))
@@ -33,7 +34,7 @@ def examples(kind: str) -> dict[str, str]:
 def test_examples_of_modules_run(fleet: Play, tmp_path: Path) -> None:
     texts = [text.replace("/tmp/fleet-example", str(tmp_path / "project")) for text in examples("module").values()]
     tasks = [task for text in texts for task in yaml.safe_load(text)]
-    results = fleet(tasks)
+    results = fleet(tasks, **Host(tmp_path).environ)
     assert len(results) == len(tasks)
     assert not any(result.get("failed") for result in results)
 
