@@ -57,7 +57,7 @@ class Multipass:
     )
 
     def __init__(self, surroundings: Surroundings, platform: str = sys.platform) -> None:
-        self.cli = multipass_cli.Multipass(str(surroundings.settings.get("executable") or ""))
+        self.cli = multipass_cli.CommandLine(str(surroundings.settings.get("executable") or ""))
         self.records = Records(surroundings.state_dir, NAME)
         self.sources = Sources(self.cli, self.records)
         self.golden = GoldenImages(self)
@@ -74,7 +74,11 @@ class Multipass:
             if (names is None or name in names) and records.get(name, {}).get("role") != "image"
         }
         if full and found:
-            info = multipass_output.described(self.cli.read("info", *found))
+            try:
+                info = multipass_output.described(self.cli.read("info", *found))
+            except NotFound:  # one of them has just been deleted
+                info = multipass_output.described(self.cli.read("info"))
+                found = {name: machine for name, machine in found.items() if name in info}
             with ThreadPoolExecutor(max_workers=_READERS) as pool:
                 sizes = dict(zip(found, pool.map(self._sizes, found)))
             for name, machine in found.items():

@@ -36,7 +36,7 @@ READING = 60.0  # seconds for a command that only reads
 _LONGEST_PAUSE = 5.0
 
 
-class Multipass:
+class CommandLine:
     """The command line of one host. executable: its path, or empty to look for it."""
 
     def __init__(self, executable: str = "", places: Sequence[str] = PLACES) -> None:

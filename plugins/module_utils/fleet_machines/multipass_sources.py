@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .multipass_cli import Multipass
+from .multipass_cli import CommandLine
 from .multipass_output import listed, snapshots
 from .provider import Job
 from .records import Records
@@ -39,7 +39,7 @@ class Source:
 
 
 class Sources:
-    def __init__(self, cli: Multipass, records: Records) -> None:
+    def __init__(self, cli: CommandLine, records: Records) -> None:
         self._cli = cli
         self._records = records
 

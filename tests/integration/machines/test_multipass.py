@@ -18,7 +18,7 @@ from fleet_core.machine_plans import differences
 from fleet_core.machines import Machine, MachineSpec, Network
 from fleet_machines import providers
 from fleet_machines.multipass import Multipass
-from fleet_machines.multipass_cli import Multipass as CommandLine
+from fleet_machines.multipass_cli import CommandLine
 from fleet_machines.provider import Job, Surroundings
 
 GIB = 1024**3
@@ -87,6 +87,13 @@ def test_what_others_changed_is_seen(host: Host) -> None:
     host.edit("dev-1", memory=4 * GIB, cpus=8)
     found = adapter.describe(full=True)["dev-1"]
     assert (found.cpu, found.memory, found.disk) == (8, 4 * GIB, 10 * GIB)
+
+
+def test_one_that_goes_away_while_all_are_described_is_left_out(host: Host) -> None:
+    adapter = host.adapter()
+    adapter.create(PLAIN, job())
+    host.faults({"command": "info", "code": 2, "message": 'info failed: instance "dev-2" does not exist'})
+    assert list(adapter.describe(full=True)) == ["dev-1"]
 
 
 def change(adapter: Multipass, wanted: MachineSpec) -> None:
