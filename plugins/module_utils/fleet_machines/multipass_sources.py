@@ -93,9 +93,7 @@ class Sources:
         known = {one.name for one in snapshots(self._cli.read("info", "--snapshots")).get(source.instance, ())}
         if source.snapshot not in known:
             raise NotFound(f'{what}: instance "{source.instance}" has no snapshot "{source.snapshot}"')
-        kept = (
-            "" if source.golden else next(f"{_KEPT}{n}" for n in range(1, len(known) + 2) if f"{_KEPT}{n}" not in known)
-        )
+        kept = "" if source.golden else _unused(known)
         if kept:
             self._cli.run("snapshot", source.instance, "--name", kept, what=what, job=job)
         try:
@@ -117,3 +115,10 @@ class Sources:
 
     def _is_golden(self, name: str) -> bool:
         return self._records.get(name).get("role") == "image"
+
+
+def _unused(known: set[str]) -> str:
+    number = 1
+    while f"{_KEPT}{number}" in known:
+        number += 1
+    return f"{_KEPT}{number}"

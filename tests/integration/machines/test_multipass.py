@@ -264,7 +264,7 @@ WRONG: list[tuple[MachineSpec, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "message"), WRONG, ids=[message[:30] for _, message in WRONG])
+@pytest.mark.parametrize(("spec", "message"), WRONG, ids=[message[:30] for _spec, message in WRONG])
 def test_what_multipass_cannot_do_is_refused_before_anything_is_done(
     host: Host, spec: MachineSpec, message: str
 ) -> None:

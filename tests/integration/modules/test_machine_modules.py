@@ -163,7 +163,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 
 def test_wrong_input_is_one_sentence(play: Play, host: Host) -> None:
-    tasks = [task("machine", ignore_errors=True, **{"provider": "multipass", **options}) for options, _, _ in WRONG]
+    tasks = [
+        task("machine", ignore_errors=True, **{"provider": "multipass", **options})
+        for options, _code, _message in WRONG
+    ]
     results = run(play, host, *tasks)
     for (_options, code, message), result in zip(WRONG, results, strict=True):
         assert (result.get("code"), message in result["msg"]) == (code, True), result["msg"]

@@ -144,7 +144,7 @@ def test_the_inputs_of_an_image_decide_its_hash() -> None:
 )
 def test_checkpoints_stand_behind_their_parents(pairs: list[tuple[str, str]]) -> None:
     ordered = in_order(Checkpoint(name, "m", parent) for name, parent in pairs)
-    assert sorted(one.name for one in ordered) == sorted(name for name, _ in pairs)
+    assert sorted(one.name for one in ordered) == sorted(name for name, _parent in pairs)
     parents = dict(pairs)
 
     def circular(name: str) -> bool:

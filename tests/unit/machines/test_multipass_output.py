@@ -128,7 +128,7 @@ def test_exit_codes_and_messages_become_errors(
     command: str, code: int, stderr: str, kind: type[FleetError], message: str
 ) -> None:
     error = output.error_of('machine "a"', command, code, stderr)
-    assert type(error) is kind
+    assert error.__class__ is kind
     assert error.message.startswith(f'machine "a": multipass {command}: ')
     assert message in error.message
     assert "\n" not in error.message
