@@ -330,8 +330,9 @@ class Feed:
 
     async def edit(self, name: str, method: str, body: str, base: int) -> None:
         """Write a method's body as a new revision. Raises Conflict when `base` is not the current one any more."""
-        params = {"name": name, "method": method, "body": body, "base_revision": base}
-        await self.link.call("agents.edit", **params)
+        # `method` is a parameter of agents.edit; that of call is positional only.
+        # pylint: disable-next=kwarg-superseded-by-positional-arg
+        await self.link.call("agents.edit", name=name, method=method, body=body, base_revision=base)
         await self.revisions(name)
 
     async def revisions(self, name: str) -> None:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fleet_node import procfs
 
 PROGRAM = str(Path(sys.executable).with_name("fleet"))
 PYTHON = sys.executable
@@ -110,6 +114,11 @@ def _fresh() -> Iterator[Fleet]:
         finally:
             if (fleet.state / "fleetd.sock").exists():
                 fleet("daemon", "stop", "--processes")
+            left = procfs.find_by_environment("FLEET_STATE_DIR", str(fleet.state))
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            assert left == [], "the test left processes behind"
 
 
 @pytest.fixture

@@ -142,6 +142,7 @@ def test_environments_are_shown_from_the_record_while_fleetd_is_down(fleet: Flee
     (listed,) = fleet.json("list")["environments"]
     assert set(listed) == set(ENVIRONMENT)
     assert listed["name"] == "shop"
+    fleet.ok("kill-all", "--yes")
 
 
 def test_init_writes_a_project_that_runs(fleet: Fleet) -> None:
