@@ -319,19 +319,28 @@ def test_stdout_carries_nothing_but_messages(host: Host) -> None:
         },
     }
     lines = [json.dumps(request), "this is no message", json.dumps({"jsonrpc": "2.0", "id": 2, "method": "ping"})]
-    done = subprocess.run(
+    with subprocess.Popen(
         [PROGRAM, "mcp"],
-        input="\n".join(lines) + "\n",
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env=host.environ,
         cwd=host.home,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0
-    assert {json.loads(line).get("id") for line in done.stdout.splitlines()} >= {1, 2}
-    assert "Traceback" not in done.stderr
+    ) as served:
+        assert served.stdin is not None and served.stdout is not None
+        served.stdin.write("\n".join(lines) + "\n")
+        served.stdin.flush()
+        answered: set[object] = set()
+        for line in served.stdout:  # closing stdin ends the server, so it stays open until both are answered
+            answered.add(json.loads(line).get("id"))
+            if answered >= {1, 2}:
+                break
+        rest, errors = served.communicate(timeout=60)
+    assert served.returncode == 0
+    assert answered >= {1, 2}
+    assert all(json.loads(line) for line in rest.splitlines())
+    assert "Traceback" not in errors
 
 
 def test_without_the_sdk_one_sentence_says_how_to_get_it(host: Host, tmp_path: Path) -> None:
