@@ -86,4 +86,7 @@ options:
       project:
         description: The project that it belongs to.
         type: str
+      login:
+        description: The account that Ansible and people log in with, for the inventory.
+        type: str
 """

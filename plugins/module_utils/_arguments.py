@@ -206,6 +206,7 @@ MACHINES: dict[str, Any] = {
             "user_data": {"type": "str", "no_log": True},
             "tags": {"type": "list", "elements": "str"},
             "project": {"type": "str"},
+            "login": {"type": "str"},
         },
     }
 }

@@ -11,12 +11,15 @@ from .errors import InvalidInput
 from .machines import MACHINE_NAME
 from .names import describe
 
+# genesis: the first one of a machine; final: before it goes away; automatic: of a trigger; hub_daily: of the hub.
+KINDS = ("genesis", "automatic", "manual", "final", "hub_daily")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
     """parent: the checkpoint that the machine was at before, or empty. created: ISO 8601, empty when not known.
 
-    live: whether it holds the memory of a running machine. size: bytes, 0 when not known.
+    live: whether it holds the memory of a running machine. size: bytes, 0 when not known. kind: one of KINDS.
     """
 
     name: str
@@ -26,6 +29,7 @@ class Checkpoint:
     created: str = ""
     live: bool = False
     size: int = 0
+    kind: str = "manual"
 
     def to_dict(self) -> dict[str, Any]:
         return {part.name: getattr(self, part.name) for part in fields(self)}

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +15,33 @@ from .machines import check_machine_name, text_hash
 GOLDEN = "golden"
 REMOTE = "remote"
 
+# What a golden image is called: its family, and the first digits of the hash of its inputs.
+HASHED = re.compile(r"(?P<family>[A-Za-z][A-Za-z0-9-]*?)-(?P<hash>[0-9a-f]{10})")
+
+
+def family_of(name: str) -> str:
+    """Return the family of a golden image's name, or the name itself."""
+    found = HASHED.fullmatch(name)
+    return found["family"] if found else name
+
+
+def golden_name(family: str, inputs: str) -> str:
+    """Return the name of the image of a family that was built from these inputs, a hash as ImageSpec.inputs."""
+    return f"{family}-{inputs.partition(':')[2][:10]}"
+
+
+def same_image(wanted: str, found: str) -> bool:
+    """Tell whether a machine made from ``found`` is as wanted. One of an older image of the family has drifted, which
+    is reported but is no difference."""
+    return wanted == found or wanted == family_of(found)
+
 
 @dataclass(frozen=True)
 class Image:
     """kind: golden (built here, sealed) or remote (the provider fetches it). aliases: other names that it has.
 
     inputs: the hash of what a golden image was built from. incomplete: what is missing of one whose build failed.
+    created: ISO 8601, empty when not known. size: bytes, 0 when not known. detail: what only this provider knows.
     """
 
     name: str
@@ -29,6 +52,13 @@ class Image:
     version: str = ""
     inputs: str = ""
     incomplete: str = ""
+    created: str = ""
+    size: int = 0
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        return family_of(self.name) if self.kind == GOLDEN else self.name
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -40,7 +70,21 @@ class Image:
             "version": self.version,
             "inputs": self.inputs,
             "incomplete": self.incomplete,
+            "family": self.family,
+            "created": self.created,
+            "size": self.size,
+            "detail": dict(self.detail),
         }
+
+
+def newest(images: Iterable[Image], name: str) -> Image | None:
+    """Return the image of this name, or the newest whole golden one of the family of this name."""
+    images = tuple(images)
+    for image in images:
+        if image.name == name or name in image.aliases:
+            return image
+    family = [image for image in images if image.kind == GOLDEN and image.family == name and not image.incomplete]
+    return max(family, key=lambda image: (image.created, image.name), default=None)
 
 
 @dataclass(frozen=True)
@@ -49,6 +93,8 @@ class ImageSpec:
     texts that run inside as root when cloud-init is done, in this order, and must succeed.
 
     cpu, memory and disk (bytes) are those of the machine that it is built in, and of clones that name none.
+    checksum: of a base that is downloaded, "sha256:…". checks: shell texts by what they verify; each must end with 0,
+    inside the machine, before it is sealed. login: the account that machines made from it have.
     """
 
     name: str
@@ -59,6 +105,9 @@ class ImageSpec:
     disk: int | None = None
     user_data: str | None = field(default=None, repr=False)
     commands: tuple[str, ...] = ()
+    checksum: str = ""
+    checks: Mapping[str, str] = field(default_factory=dict)
+    login: str = ""
 
     def __post_init__(self) -> None:
         check_machine_name(self.name)
@@ -68,4 +117,5 @@ class ImageSpec:
     @property
     def inputs(self) -> str:
         """The hash of all that decides what is in the image: the same inputs need no new build."""
-        return text_hash(json.dumps([self.provider, self.base, self.disk, self.user_data, self.commands]))
+        parts = (self.provider, self.base, self.checksum, self.disk, self.user_data, self.commands)
+        return text_hash(json.dumps([*parts, dict(self.checks), self.login]))

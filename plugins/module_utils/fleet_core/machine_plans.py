@@ -13,6 +13,7 @@ from typing import Any
 
 from .changes import Change
 from .errors import Conflict, FleetError, InvalidInput
+from .images import same_image
 from .machines import Machine, MachineSpec, shown
 
 # How a field of an existing machine can be changed.
@@ -20,10 +21,11 @@ LIVE = "live"  # at any time
 STOPPED = "stopped"  # while the machine is stopped
 
 # In the order in which they are shown and changed.
-FIELDS = ("image", "cpu", "memory", "disk", "networks", "user_data", "tags", "project")
+FIELDS = ("image", "cpu", "memory", "disk", "networks", "user_data", "tags", "project", "login")
 TARGETS = ("present", "absent", "started", "stopped", "restarted")
 
 _UP = ("running", "starting")
+_OURS = ("tags", "project", "login")
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,13 @@ def differences(spec: MachineSpec, found: Machine, capabilities: Capabilities) -
     for name in FIELDS:
         before: Any = getattr(found, name)
         after: Any = spec.user_data_hash if name == "user_data" else getattr(spec, name)
-        # Tags and projects are the fleet's own, so "none" is known; of the rest, nothing found means: unknown.
-        if after is None or (after == "" and name != "project") or (name not in ("tags", "project") and not before):
+        # Tags, projects and logins are the fleet's own, so "none" is known; of the rest, nothing found means: unknown.
+        if after is None or (after == "" and name != "project") or (name not in _OURS and not before):
             continue
         if name == "networks":
             same = _same_networks(before, after)
+        elif name == "image":
+            same = same_image(after, before)
         elif name in ("memory", "disk") and capabilities.rounds:
             same = _rounded(before) == _rounded(after)
         else:

@@ -47,7 +47,8 @@ class MachineSpec:
     """What is wanted of a machine. None and "" mean: not given, so a new one gets the provider's default, and
     what an existing one has is right.
 
-    memory, disk: bytes. user_data: for cloud-init, applied when the machine first boots.
+    memory, disk: bytes. user_data: for cloud-init, applied when the machine first boots. login: the account that
+    Ansible and people log in with.
     """
 
     name: str
@@ -60,6 +61,7 @@ class MachineSpec:
     user_data: str | None = field(default=None, repr=False)
     tags: tuple[str, ...] | None = None
     project: str | None = None
+    login: str | None = None
 
     @property
     def user_data_hash(self) -> str:
@@ -76,6 +78,8 @@ class Machine:
 
     user_data: the hash of what it first booted with. incomplete: what is missing of one that could not be made
     wholly. checkpoints: how many it has. detail: what only this provider knows, JSON-ready.
+
+    addresses: as the provider's host reaches them, the one for SSH first; port: that of SSH there.
     """
 
     name: str
@@ -90,6 +94,8 @@ class Machine:
     user_data: str = ""
     tags: tuple[str, ...] = ()
     project: str = ""
+    login: str = ""
+    port: int = 22
     checkpoints: int = 0
     incomplete: str = ""
     detail: Mapping[str, Any] = field(default_factory=dict)
@@ -149,6 +155,7 @@ def machine_spec(data: object, provider: str = "") -> MachineSpec:
         user_data=as_text(f"{where}: user_data", data["user_data"]) if "user_data" in data else None,
         tags=_tags(where, data["tags"]) if "tags" in data else None,
         project=_project(where, data["project"]) if "project" in data else None,
+        login=check_name(f"{where}: login", data["login"]) if "login" in data else None,
     )
 
 

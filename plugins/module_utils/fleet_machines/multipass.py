@@ -18,7 +18,7 @@ from . import multipass_cli, multipass_output
 from .multipass_golden import GoldenImages
 from .multipass_output import NAME
 from .multipass_sources import Sources
-from .provider import Job, Surroundings
+from .provider import Job, Ran, Surroundings
 from .records import Records
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Multipass:
 
     name = NAME
     capabilities = Capabilities(
-        changes={"cpu": STOPPED, "memory": STOPPED, "disk": STOPPED, "tags": LIVE, "project": LIVE},
+        changes={"cpu": STOPPED, "memory": STOPPED, "disk": STOPPED, "tags": LIVE, "project": LIVE, "login": LIVE},
         rounds=True,
         settings=("executable",),
         network_fields=("name", "mac"),
@@ -175,6 +175,12 @@ class Multipass:
     def delete(self, name: str, job: Job) -> None:
         with self.records.locked(name, job):
             self._remove(name, job)
+
+    def run(self, name: str, script: str, job: Job) -> Ran:
+        code, stdout, stderr = self.cli.attempt(
+            *("exec", name, "--", "sudo", "sh", "-s"), what=f'machine "{name}"', job=job, stdin=script
+        )
+        return Ran(code, stdout, stderr)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -313,6 +319,7 @@ def _recorded(machine: Machine, record: Mapping[str, Any]) -> Machine:
         user_data=record.get("user_data", ""),
         tags=tuple(record.get("tags", ())),
         project=record.get("project", ""),
+        login=record.get("login", "") or "ubuntu",
         incomplete=record.get("incomplete", ""),
     )
 

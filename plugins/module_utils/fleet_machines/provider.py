@@ -67,6 +67,15 @@ class Job:
         self.ended.wait(min(seconds, self.left()))
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What a script in a machine ended with. code: its exit code; both texts as far as the provider hands them over."""
+
+    code: int
+    stdout: str = ""
+    stderr: str = ""
+
+
 class Provider(Protocol):
     """A source of machines. One object serves one call of a module or a command, from several threads at once.
 
@@ -97,6 +106,12 @@ class Provider(Protocol):
 
     def delete(self, name: str, job: Job) -> None:
         """Remove a machine with its disks and checkpoints, for good. One that is not there is no error."""
+
+    def run(self, name: str, script: str, job: Job) -> Ran:
+        """Run a shell script as root in a running machine, without its network: as a guest agent does.
+
+        The script may hold secrets: it goes by standard input or a file, never as an argument.
+        """
 
     def checkpoints(self, names: Sequence[str] | None = None) -> dict[str, tuple[Checkpoint, ...]]:
         """Return the checkpoints of all machines, or of these, in one call; parents before children."""
