@@ -16,6 +16,8 @@ GOLDEN = "golden"
 REMOTE = "remote"
 
 # What a golden image is called: its family, and the first digits of the hash of its inputs.
+LONGEST_FAMILY = 63 - 11
+CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 HASHED = re.compile(r"(?P<family>[A-Za-z][A-Za-z0-9-]*?)-(?P<hash>[0-9a-f]{10})")
 
 
@@ -41,7 +43,8 @@ class Image:
     """kind: golden (built here, sealed) or remote (the provider fetches it). aliases: other names that it has.
 
     inputs: the hash of what a golden image was built from. incomplete: what is missing of one whose build failed.
-    created: ISO 8601, empty when not known. size: bytes, 0 when not known. detail: what only this provider knows.
+    created: ISO 8601, empty when not known. size: bytes, 0 when not known. detail: what only this provider knows; of a
+    golden image also "parts", the hashes of ImageSpec.parts, by which is told what changed.
     """
 
     name: str
@@ -111,11 +114,43 @@ class ImageSpec:
 
     def __post_init__(self) -> None:
         check_machine_name(self.name)
+        if len(self.name) > LONGEST_FAMILY or HASHED.fullmatch(self.name):
+            raise InvalidInput(
+                f'image "{self.name}": expected the name of a family, at most {LONGEST_FAMILY} letters without a hash '
+                "at its end"
+            )
         if not self.base:
             raise InvalidInput(f'image "{self.name}": expected a base image')
+        if self.checksum and not CHECKSUM.fullmatch(self.checksum):
+            raise InvalidInput(
+                f'image "{self.name}": checksum: expected "sha256:" or "sha512:" and digits, found {self.checksum!r}'
+            )
+
+    @property
+    def image_name(self) -> str:
+        """What the image is called that these inputs make: the family, which is ``name``, and the hash."""
+        return golden_name(self.name, self.inputs)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The hash of each input by its name, to tell which of them changed."""
+        named = ("provider", "base", "checksum", "disk", "user_data", "commands", "checks", "login")
+        plain = {name: getattr(self, name) for name in named}
+        return {
+            name: text_hash(json.dumps(dict(value) if isinstance(value, Mapping) else value))
+            for name, value in plain.items()
+        }
 
     @property
     def inputs(self) -> str:
         """The hash of all that decides what is in the image: the same inputs need no new build."""
         parts = (self.provider, self.base, self.checksum, self.disk, self.user_data, self.commands)
         return text_hash(json.dumps([*parts, dict(self.checks), self.login]))
+
+
+def changed_inputs(spec: ImageSpec, image: Image) -> tuple[str, ...]:
+    """Return the names of the inputs in which a golden image differs from what is wanted, none when it is not known."""
+    known = image.detail.get("parts")
+    if not isinstance(known, Mapping):
+        return ()
+    return tuple(name for name, value in spec.parts.items() if known.get(name) != value)
