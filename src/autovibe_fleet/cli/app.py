@@ -60,6 +60,9 @@ PANELS: dict[str, dict[str, str]] = {
         "schema": "schemas:schema",
         "gcluster": "gcluster:gcluster",
     },
+    "Machines": {
+        "machines": "machines:app",
+    },
     "This host": {
         "daemon": "daemon_commands:app",
         "state": "state:app",

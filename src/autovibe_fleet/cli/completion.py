@@ -84,6 +84,30 @@ def task_runs(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def machines(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of machines of which something is kept here; no provider is asked by a TAB key."""
+    from fleet_core.machines import MACHINE_NAME
+    from fleet_node import paths
+
+    given = next((found.params["state_dir"] for found in _chain(ctx) if found.params.get("state_dir")), None)
+    kept = (paths.state_dir(given) / "machines").glob("*/*")
+    return _matching([path.stem for path in kept if MACHINE_NAME.fullmatch(path.stem)], incomplete)
+
+
+def machine_states(incomplete: str) -> list[str]:
+    """States that a machine can be in."""
+    from fleet_core.machines import STATES
+
+    return _matching(list(STATES), incomplete)
+
+
+def providers(incomplete: str) -> list[str]:
+    """Names of providers."""
+    from fleet_machines import providers as known
+
+    return _matching(list(known.names()), incomplete)
+
+
 def environments(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of known environments."""
     store = _store(ctx)

@@ -71,6 +71,16 @@ MESSAGE = ("id", "agent", "iteration", "time", "type", "content", "detail")
 INJECTION = (
     "id", "agent", "step", "iteration", "sender", "text", "state", "reason", "created", "moved", "delivered_in",
 )
+MACHINE = (
+    "name", "provider", "state", "addresses", "image", "cpu", "memory", "disk", "networks", "user_data", "tags",
+    "project", "login", "port", "checkpoints", "incomplete", "detail",
+)
+CHECKPOINT = ("name", "machine", "parent", "comment", "created", "live", "size", "kind")
+IMAGE = (
+    "name", "provider", "kind", "aliases", "release", "version", "inputs", "incomplete", "family", "created", "size",
+    "detail",
+)
+OUTCOME = ("name", "ok", "done", "not_done", "error", "code", "seconds")
 # fmt: on
 _JSON = (
     ("start, stop, restart, delete", "{change: {before, after, actions}, processes: [PROCESS]}"),
@@ -114,6 +124,15 @@ _JSON = (
     ("task cancel", "{cancelled, view: RUN}"),
     ("task artifacts", "{folder, files: [PATH]}"),
     ("task schema", "the JSON Schema of task lists"),
+    ("machines, machines list", "{machines: [MACHINE], errors: [PROVIDER]}"),
+    ("machines show", "{machine: MACHINE, checkpoints: [CHECKPOINT]}"),
+    ("machines start, stop, restart, delete", "{outcomes: [OUTCOME], machines: [MACHINE]}"),
+    ("machines run", "{exit_code, stdout, stderr}"),
+    ("machines checkpoints", "{checkpoints: [CHECKPOINT]}"),
+    ("machines checkpoint", "{checkpoint: CHECKPOINT}"),
+    ("machines restore", "{machine: MACHINE}"),
+    ("machines images", "{images: [IMAGE], errors: [PROVIDER]}"),
+    ("machines providers", "{providers: [PROVIDER]}"),
     (
         "daemon status",
         "{running, version, pid, started, driver, scope, state_dir, processes: {STATE: COUNT}, environments}",
@@ -132,6 +151,11 @@ _JSON = (
     ("ITERATION", "{" + ", ".join(ITERATION) + "}"),
     ("MESSAGE", "{" + ", ".join(MESSAGE) + "}"),
     ("INJECTION", "{" + ", ".join(INJECTION) + "}"),
+    ("MACHINE", "{" + ", ".join(MACHINE) + "}"),
+    ("CHECKPOINT", "{" + ", ".join(CHECKPOINT) + "}"),
+    ("IMAGE", "{" + ", ".join(IMAGE) + "}"),
+    ("OUTCOME", "{" + ", ".join(OUTCOME) + "}"),
+    ("PROVIDER", "{name, usable, machines: COUNT, error, code}"),
     ("RUN", "{" + ", ".join(RUN) + "}"),
     ("TASK", "{" + ", ".join(TASK) + "}; of a prompt also usage, cost, session, turns"),
 )

@@ -181,9 +181,9 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return " ".join(f"{name}={item}" for name, item in value.items()) or "-"
-    if isinstance(value, (list, tuple)):
-        return " ".join(str(item) for item in value) or "-"
+        value = " ".join(f"{name}={item}" for name, item in value.items()) or "-"
+    elif isinstance(value, (list, tuple)):
+        value = " ".join(str(item) for item in value) or "-"
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))
 
 

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Commands that do something inside a machine: over SSH, or through its provider, which needs no network."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleet_core.errors import Conflict, InvalidInput, Unavailable
+from fleet_core.machines import Machine
+
+from . import machine_lists, machine_providers
+from .commands import AfterDashes
+from .machine_checkpoints import job
+from .machine_power import Timeout
+from .machine_providers import Choice, ProviderName, Settings
+from .output import colored
+from .session import Session, with_session
+
+
+@machine_lists.app.command(cls=AfterDashes)
+@with_session
+def ssh(
+    session: Session,
+    context: typer.Context,
+    name: Annotated[str, machine_lists.name_argument("NAME [-- COMMAND]")],
+    user: Annotated[str, typer.Option("--user", "-l", metavar="USER", help="Instead of the machine's login.")] = "",
+    provider: ProviderName = "",
+    settings: Settings = None,
+) -> None:
+    """Log in with OpenSSH, or run a command there.
+
+    Address, port, login and known host keys are those of the machine. It becomes ssh, so its exit code is ssh's.
+    """
+    command = (context.obj or {}).get("command") or []
+    _where, machine = machine_providers.locate_one(session, Choice.of(provider, settings), name)
+    program = shutil.which("ssh")
+    if program is None:
+        raise Unavailable("ssh: the program was not found on PATH; install OpenSSH's client")
+    argv = ssh_argv(machine, session.folder, user, command)
+    sys.stdout.flush()
+    os.execv(program, argv)
+
+
+def ssh_argv(machine: Machine, state_dir: Path, user: str = "", command: list[str] | None = None) -> list[str]:
+    """Return the command line of ssh. Raises Conflict for a machine that nobody can log in to."""
+    if not machine.addresses:
+        hint = f"; start it with `fleet machines start {machine.name}`" if machine.state != "running" else ""
+        raise Conflict(f'machine "{machine.name}": it is {machine.state} and has no address{hint}')
+    login = user or machine.login
+    options = ["-o", f"UserKnownHostsFile={shlex.quote(str(state_dir / 'machines' / 'known_hosts'))}"]
+    if machine.port != 22:
+        options += ["-p", str(machine.port)]
+    if login:
+        options += ["-l", login]
+    return ["ssh", *options, "--", machine.addresses[0], *(command or [])]
+
+
+@machine_lists.app.command(cls=AfterDashes)
+@with_session
+def run(
+    session: Session,
+    context: typer.Context,
+    name: Annotated[str, machine_lists.name_argument("NAME -- COMMAND")],
+    file: Annotated[str, typer.Option("--file", "-f", metavar="FILE", help="Script; - reads standard input.")] = "",
+    timeout: Timeout = "15m",
+    provider: ProviderName = "",
+    settings: Settings = None,
+) -> None:
+    """Run a shell script in a machine as root, through its provider.
+
+    It needs neither the machine's network nor a login there. One quoted word after -- is read as a script. The exit
+    code is that of the script.
+    """
+    script = _script((context.obj or {}).get("command"), file)
+    where, _machine = machine_providers.locate_one(session, Choice.of(provider, settings), name)
+    ran = where.run(name, script, job(session, name, timeout))
+    if session.as_json:
+        session.out.data({"exit_code": ran.code, "stdout": ran.stdout, "stderr": ran.stderr})
+    else:
+        for text, stream in ((ran.stdout, sys.stdout), (ran.stderr, sys.stderr)):
+            stream.write(colored(text) if stream.isatty() else text)
+            stream.flush()
+    raise typer.Exit(ran.code)
+
+
+def _script(command: list[str] | None, file: str) -> str:
+    if bool(command) == bool(file):
+        raise InvalidInput("run: expected a command after --, or --file FILE")
+    if command:
+        return command[0] if len(command) == 1 else shlex.join(command)
+    if file == "-":
+        return sys.stdin.read()
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"--file {file}: expected a readable text: {error}") from None
