@@ -22,6 +22,19 @@ site: ## Bring up the local environment (INVENTORY=inventories/local, ARGS=...)
 	@.ci/venv site
 	@ansible-playbook -i $(INVENTORY) site.yml $(ARGS)
 
+# Where machines are to run: the inventory that is named, or the one of this computer with QEMU.
+MACHINES_INVENTORY = $(patsubst inventories/local,inventories/qemu,$(INVENTORY))
+
+.PHONY: setup
+setup: ## Install what machines need on their hosts (INVENTORY=inventories/qemu, ARGS=--ask-become-pass)
+	@.ci/venv site
+	@ansible-playbook -i $(MACHINES_INVENTORY) playbooks/host_setup.yml $(ARGS)
+
+.PHONY: verify
+verify: ## Say what those hosts have and lack; changes nothing (INVENTORY=inventories/qemu)
+	@.ci/venv site
+	@ansible-playbook -i $(MACHINES_INVENTORY) playbooks/host_setup.yml --tags host_setup_verify $(ARGS)
+
 ##@ Templates of cloud-init
 
 # What the targets below work on: TEMPLATE=python, ENV=.env
