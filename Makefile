@@ -80,6 +80,10 @@ smoke: dev ## Build and install the collection, then use it on the oldest and th
 system: dev ## Tests on real systemd hosts and real services; wants root and podman
 	@pytest tests/system $(ARGS)
 
+.PHONY: images
+images: dev ## Build the images that those tests use, once: systemd hosts, and a machine for QEMU
+	@python -m tests.system.lab image
+
 .PHONY: benchmarks
 benchmarks: dev ## Compare with other tools; prints ratios (ARGS='claims supervisors')
 	@tests/benchmarks/run $(ARGS)

@@ -20,6 +20,9 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "auto
 # Competitors are looked for where tests/benchmarks/install puts them, then on PATH.
 SEARCH = os.pathsep.join([f"{CACHE}/python/bin", f"{CACHE}/node/node_modules/.bin", os.environ.get("PATH", os.defpath)])
 
+# FLEET_BENCHMARK_QUICK=1, as in CI: the same sides and sizes, fewer rounds and shorter windows.
+QUICK = os.environ.get("FLEET_BENCHMARK_QUICK", "") not in ("", "0")
+
 
 def program(name: str) -> str | None:
     """Return the path of a competitor's program, or None."""

@@ -109,7 +109,7 @@ def fleet(client: Client) -> tuple[float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Overhead of a run of an agent over the bare command line.")
     parser.add_argument("--iterations", type=int, default=6, help="of each run (default: 6)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each side (default: 5)")
+    parser.add_argument("--rounds", type=int, default=2 if measure.QUICK else 5, help="runs of each side (default: 5)")
     parser.add_argument("--stand-in", action="store_true", help="use a program that takes a second, not Claude Code")
     options = parser.parse_args()
     count = options.iterations
