@@ -22,10 +22,11 @@ LINUX, MACOS = "Linux", "Darwin"
 
 @dataclass(frozen=True)
 class Tool:
-    """A program, or a package of Python, that machines need.
+    """A program, a file, or a package of Python that machines need.
 
     programs: any of these will do. minimum: the oldest version that works. systems and families: where it is needed,
-    empty for everywhere. required: False for what only makes more possible. purpose: completes "it is needed ...".
+    empty for everywhere. unprivileged: only where the user is not root. required: False for what only makes more
+    possible. purpose: completes "it is needed ...".
     """
 
     name: str
@@ -33,16 +34,23 @@ class Tool:
     minimum: tuple[int, ...]
     purpose: str
     programs: tuple[str, ...] = ()
+    file: str = ""
     package: str = ""
     systems: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
+    unprivileged: bool = False
     required: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.programs or (self.package or self.file,)
 
     def concerns(self, found: Found, providers: Sequence[str]) -> bool:
         return (
             (self.provider == EVERY or self.provider in providers)
             and (not self.systems or found.system in self.systems)
             and (not self.families or found.family in self.families)
+            and not (self.unprivileged and found.user == "root")
         )
 
 
@@ -58,6 +66,25 @@ TOOLS = (
          systems=(LINUX,), families=("debian",)),
     Tool("mke2fs", "qemu", (1, 45), "to build images from Debian packages", programs=("mke2fs",),
          systems=(LINUX,), families=("debian",)),
+    Tool(
+        "keyring",
+        "qemu",
+        (),
+        "to trust Debian's packages",
+        file="/usr/share/keyrings/debian-archive-keyring.gpg",
+        systems=(LINUX,),
+        families=("debian",),
+    ),
+    Tool(
+        "uidmap",
+        "qemu",
+        (),
+        "to build images without root",
+        programs=("newuidmap",),
+        systems=(LINUX,),
+        families=("debian",),
+        unprivileged=True,
+    ),
     Tool("multipass", "multipass", (1, 15), "to run machines, and 1.15 to clone them", programs=("multipass",)),
     Tool("proxmoxer", "proxmox", (2, 0), "to talk to Proxmox", package="proxmoxer"),
     Tool("requests", "proxmox", (2, 20), "to talk to Proxmox", package="requests"),
@@ -71,7 +98,7 @@ class Kvm:
     """Hardware virtualization. flags: vmx or svm of the processor. device: whether /dev/kvm is there; usable: whether
     this user may open it; group: whose it is. nested: whether machines may run machines, None when not known.
 
-    works: what the provider's own probe says, None when it was not asked. reason: its words.
+    works: what the provider's own probe says, None when it was not asked.
     """
 
     flags: tuple[str, ...] = ()
@@ -80,7 +107,6 @@ class Kvm:
     group: str = ""
     nested: bool | None = None
     works: bool | None = None
-    reason: str = ""
 
     @property
     def joinable(self) -> bool:
@@ -90,7 +116,7 @@ class Kvm:
 
 @dataclass(frozen=True)
 class Found:
-    """What a host has. programs and packages: their versions by name, empty when they do not tell one.
+    """What a host has. programs (files among them) and packages: their versions by name, empty when they tell none.
 
     family: the family of the distribution in small letters. guest: whether the host is itself a virtual machine or a
     container, in one word, else empty. memory, available and disk: bytes; folder: where disk was looked at.
@@ -171,14 +197,16 @@ def checks(found: Found, providers: Sequence[str], *, memory: int = 0, disk: int
 
 def check_tool(tool: Tool, found: Found) -> Check:
     """Return the row of a program, or of a package of Python."""
-    have, names = (found.packages, (tool.package,)) if tool.package else (found.programs, tool.programs)
-    name = next((name for name in names if name in have), None)
+    have = found.packages if tool.package else found.programs
+    name = next((name for name in tool.names if name in have), None)
     wanted = ".".join(map(str, tool.minimum))
     lacking = MISSING if tool.required else ADVICE
     if name is None:
         at_least = f" {wanted} or newer" if wanted else ""
-        return Check(tool.name, tool.provider, lacking, "-", f"install {' or '.join(names)}{at_least} {tool.purpose}")
-    shown = f"{name} {have[name]}".strip()
+        return Check(
+            tool.name, tool.provider, lacking, "-", f"install {' or '.join(tool.names)}{at_least} {tool.purpose}"
+        )
+    shown = "there" if tool.file else f"{name} {have[name]}".strip()
     if older(have[name], tool.minimum):
         return Check(tool.name, tool.provider, lacking, shown, f"{wanted} or newer is needed {tool.purpose}")
     return Check(tool.name, tool.provider, OK, shown)
@@ -193,7 +221,7 @@ def check_virtualization(found: Found) -> Iterator[Check]:
         return
     kvm = found.kvm
     problem = next((text(found) for lacks, text in _KVM_PROBLEMS if lacks(kvm)), "")
-    said = kvm.reason or (f"{' '.join(kvm.flags)}, /dev/kvm" if kvm.device and kvm.flags else "no KVM")
+    said = f"{' '.join(kvm.flags)}, /dev/kvm" if kvm.device and kvm.flags else "no KVM"
     yield Check("kvm", "qemu", ADVICE if problem else OK, said, problem)
     if not problem and kvm.nested is not None:
         advice = "" if kvm.nested else "to run machines in machines, load kvm_intel or kvm_amd with nested=1"

@@ -75,9 +75,12 @@ def look(chosen: Sequence[str], state_dir: str | None, settings: Mapping[str, An
             for tool in wanted
             for name in tool.programs
             if (version := _version(name, named.get(name) or name)) is not None
-        },
+        }
+        | {tool.file: "" for tool in wanted if tool.file and os.path.exists(tool.file)},
         packages={tool.package: found for tool in wanted if tool.package and (found := _package(tool.package))},
-        kvm=_kvm() if "qemu" in chosen and system == LINUX else Kvm(),
+        kvm=_kvm(named["qemu-system-x86_64"] or "qemu-system-x86_64")
+        if "qemu" in chosen and system == LINUX
+        else Kvm(),
         memory=memory,
         available=available,
         disk=shutil.disk_usage(folder).free,
@@ -143,7 +146,8 @@ def _guest() -> str:
     return "virtual machine" if re.search(r"^flags\b.*\bhypervisor\b", _text("/proc/cpuinfo"), re.MULTILINE) else ""
 
 
-def _kvm() -> Kvm:
+def _kvm(executable: str) -> Kvm:
+    """Ask the system, and where it says yes, the provider's own probe: that the device opens proves nothing."""
     flags = set(re.findall(r"\b(vmx|svm)\b", _text("/proc/cpuinfo")))
     if platform.machine() not in ("x86_64", "i686"):
         flags = {platform.machine()}  # no flag tells it there: the device does
@@ -151,15 +155,21 @@ def _kvm() -> Kvm:
         (value for name in ("intel", "amd") if (value := _text(f"/sys/module/kvm_{name}/parameters/nested"))), ""
     )
     device = os.path.exists("/dev/kvm")
-    works, reason = None, ""
+    usable = device and os.access("/dev/kvm", os.R_OK | os.W_OK)
+    works = None
+    program = shutil.which(executable, path=_SEARCH)
+    if usable and flags and program:
+        from .qemu_accel import probe  # not for the other providers
+        from .qemu_command import KVM
+
+        works = probe(program, KVM)
     return Kvm(
         flags=tuple(sorted(flags)),
         device=device,
-        usable=device and os.access("/dev/kvm", os.R_OK | os.W_OK),
+        usable=usable,
         group=_group("/dev/kvm") if device else "",
         nested=nested in ("Y", "1") if nested else None,
         works=works,
-        reason=reason,
     )
 
 

@@ -19,6 +19,8 @@ PROGRAMS = {
     "xorriso": "1.5.4",
     "mmdebstrap": "1.3.5",
     "mke2fs": "1.47.0",
+    "newuidmap": "",
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "",
     "multipass": "1.16.0",
 }
 USABLE = Kvm(flags=("vmx",), device=True, usable=True, group="kvm", nested=True)
@@ -105,7 +107,7 @@ def test_only_debian_builds_images_from_debian_packages() -> None:
         (Kvm(device=True, usable=True), "container", "itself a container"),
         (Kvm(flags=("svm",)), "", "load the module kvm_intel or kvm_amd"),
         (Kvm(flags=("svm",), device=True, group="kvm"), "", "usermod --append --groups kvm ada"),
-        (Kvm(flags=("vmx",), device=True, usable=True, works=False, reason="it hangs"), "", "does not run with it"),
+        (Kvm(flags=("vmx",), device=True, usable=True, works=False), "", "does not run with it"),
     ],
 )
 def test_what_keeps_kvm_from_working_is_said_and_fails_nothing(kvm: Kvm, guest: str, words: str) -> None:
@@ -116,8 +118,8 @@ def test_what_keeps_kvm_from_working_is_said_and_fails_nothing(kvm: Kvm, guest: 
 
 
 def test_a_probe_that_says_it_works_is_believed() -> None:
-    row = rows(host(kvm=Kvm(flags=("vmx",), device=True, usable=True, works=True, reason="kvm answers")))["kvm"]
-    assert (row.state, row.found) == (OK, "kvm answers")
+    row = rows(host(kvm=Kvm(flags=("vmx",), device=True, usable=True, works=True)))["kvm"]
+    assert (row.state, row.found) == (OK, "vmx, /dev/kvm")
 
 
 def test_machines_in_machines_are_advised_on() -> None:
@@ -173,3 +175,15 @@ def test_the_table_has_a_line_for_each_row() -> None:
     assert {line.index(word) for line, word in zip(lines[:2], ("STATE", "ok"), strict=True)} == {
         lines[0].index("STATE")
     }
+
+
+def test_only_users_without_root_need_other_user_ids() -> None:
+    programs = without("newuidmap")
+    assert rows(host(programs=programs))["uidmap"].state == MISSING
+    assert "uidmap" not in rows(host(programs=programs, user="root"))
+
+
+def test_a_file_is_looked_for_too() -> None:
+    name = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    assert rows(host(programs=without(name)))["keyring"].advice == f"install {name} to trust Debian's packages"
+    assert rows(host())["keyring"].state == OK
