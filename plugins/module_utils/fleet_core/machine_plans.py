@@ -33,7 +33,9 @@ class Capabilities:
     """What a provider can do.
 
     changes: field to LIVE or STOPPED; a field that is not in it needs a new machine. shrinks: whether a disk can get
-    smaller. rounds: sizes are known to one decimal of their unit only. live_checkpoints: of running machines.
+    smaller. rounds: sizes are known to one decimal of their unit only. live_checkpoints: of running machines, which are
+    also put back to one, and forked from one, while they run. chained_checkpoints: one is needed as long as it has
+    children. isolated: the name of a network from which nothing can be reached, for machines that are only looked at.
     settings: the names of the settings that it takes. network_fields: those of Network that it heeds.
     """
 
@@ -41,6 +43,8 @@ class Capabilities:
     shrinks: bool = False
     rounds: bool = False
     live_checkpoints: bool = False
+    chained_checkpoints: bool = False
+    isolated: str = ""
     settings: tuple[str, ...] = ()
     network_fields: tuple[str, ...] = ("name", "mac", "address", "gateway")
 
