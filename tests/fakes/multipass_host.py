@@ -63,6 +63,12 @@ class Host:
         found[name].update(values)
         (self.folder / "state.json").write_text(json.dumps(found))
 
+    def guest(self, name: str) -> Path:
+        """The folder that an instance has as /guest."""
+        folder = self.folder / "disks" / name / "guest"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def left(self) -> list[str]:
         """The files in the state folder."""
         return sorted(path.name for path in self.state_dir.rglob("*") if path.is_file())

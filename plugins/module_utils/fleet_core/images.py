@@ -97,7 +97,8 @@ class ImageSpec:
 
     cpu, memory and disk (bytes) are those of the machine that it is built in, and of clones that name none.
     checksum: of a base that is downloaded, "sha256:…". checks: shell texts by what they verify; each must end with 0,
-    inside the machine, before it is sealed. login: the account that machines made from it have.
+    inside the machine, before it is sealed. login: the account that machines made from it have. build: any text, to
+    build another image of the same inputs, such as one with newer packages.
     """
 
     name: str
@@ -111,6 +112,7 @@ class ImageSpec:
     checksum: str = ""
     checks: Mapping[str, str] = field(default_factory=dict)
     login: str = ""
+    build: str = ""
 
     def __post_init__(self) -> None:
         check_machine_name(self.name)
@@ -145,7 +147,8 @@ class ImageSpec:
     def inputs(self) -> str:
         """The hash of all that decides what is in the image: the same inputs need no new build."""
         parts = (self.provider, self.base, self.checksum, self.disk, self.user_data, self.commands)
-        return text_hash(json.dumps([*parts, dict(self.checks), self.login]))
+        build = [self.build] if self.build else []
+        return text_hash(json.dumps([*parts, dict(self.checks), self.login, *build]))
 
 
 def changed_inputs(spec: ImageSpec, image: Image) -> tuple[str, ...]:

@@ -34,6 +34,11 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def precise(seconds: float) -> str:
+    """Return the text of a moment with microseconds, so that of two one is the later: 2026-01-31T08:00:00.000000Z."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def needed(where: str, text: str) -> datetime:
     """Return the moment. Raises InvalidInput for what is none."""
     found = moment(text)

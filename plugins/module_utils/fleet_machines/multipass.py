@@ -12,12 +12,13 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import multipass_cli, multipass_output
 from .multipass_golden import GoldenImages
 from .multipass_output import NAME
-from .multipass_sources import Sources
+from .multipass_sources import PREFIX, Sources
 from .provider import Job, Ran, Surroundings
 from .records import Records
 
@@ -104,7 +105,9 @@ class Multipass:
     def create(self, spec: MachineSpec, job: Job) -> Machine:
         what = f'machine "{spec.name}"'
         source = self.sources.of(spec.image)
-        self._check(spec, cloned=bool(source))
+        if source and source.golden and not spec.image.startswith(PREFIX):
+            spec = replace(spec, image=source.instance, login=spec.login or source.login or None)
+        self.check(spec, cloned=bool(source))
         with self.records.locked(spec.name, job):
             record, state = self.records.get(spec.name), self.state(spec.name)
             if state and not record.get("incomplete"):
@@ -180,6 +183,8 @@ class Multipass:
         code, stdout, stderr = self.cli.attempt(
             *("exec", name, "--", "sudo", "sh", "-s"), what=f'machine "{name}"', job=job, stdin=script
         )
+        if code and stderr.startswith("exec failed:"):  # nothing ran: it is stopped, or cannot be entered
+            raise multipass_output.error_of(f'machine "{name}"', "exec", code, stderr)
         return Ran(code, stdout, stderr)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -215,7 +220,7 @@ class Multipass:
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
-    def _check(self, spec: MachineSpec, cloned: bool) -> None:
+    def check(self, spec: MachineSpec, cloned: bool = False) -> None:
         """Raise InvalidInput for what Multipass cannot do, or would silently leave out."""
         what = f'machine "{spec.name}"'
         if spec.image.startswith("-") or spec.image != spec.image.strip():

@@ -3,28 +3,33 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from . import golden
 from .multipass_output import NAME, listed
 from .multipass_sources import SEALED
 from .provider import Job
 
 if TYPE_CHECKING:
-    from fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed
+    from fleet_core.errors import Conflict, FleetError, NotFound
     from fleet_core.images import GOLDEN, Image, ImageSpec
     from fleet_core.machines import MachineSpec
+    from fleet_core.moments import precise
 
     from .multipass import Multipass
     from .records import Record
 else:
     try:
-        from ..fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed
+        from ..fleet_core.errors import Conflict, FleetError, NotFound
         from ..fleet_core.images import GOLDEN, Image
         from ..fleet_core.machines import MachineSpec
+        from ..fleet_core.moments import precise
     except ImportError:  # installed as a top-level package
-        from fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed
+        from fleet_core.errors import Conflict, FleetError, NotFound
         from fleet_core.images import GOLDEN, Image
         from fleet_core.machines import MachineSpec
+        from fleet_core.moments import precise
 
 
 class GoldenImages:
@@ -42,32 +47,32 @@ class GoldenImages:
         )
 
     def build(self, spec: ImageSpec, job: Job) -> Image:
-        """Launch the base, run the commands inside, stop it and snapshot it."""
-        what = f'image "{spec.name}"'
-        provider = self._provider
-        with provider.records.locked(spec.name, job):
-            record, state = provider.records.get(spec.name), provider.state(spec.name)
+        """Launch the base, prepare it, stop it and snapshot it, under the name of its inputs."""
+        name, provider = spec.image_name, self._provider
+        what = f'image "{name}"'
+        with provider.records.locked(name, job):
+            record, state = provider.records.get(name), provider.state(name)
             if state and record.get("role") != "image":
                 raise Conflict(f"{what}: there is a machine of that name")
             if state and not record.get("incomplete"):
-                if record.get("inputs") == spec.inputs:
-                    return _image(spec.name, record)
-                raise Conflict(f"{what}: it exists, built from other inputs; choose another name, or delete it first")
+                return _image(name, record)
             if state:
                 job.report("remove what an earlier build left of it")
-                provider.cli.run("delete", "--purge", spec.name, what=what, job=job)
-            record = {"role": "image", "image": spec.base, "inputs": spec.inputs}
-            provider.records.put(spec.name, {**record, "incomplete": "its build was interrupted"})
+                provider.cli.run("delete", "--purge", name, what=what, job=job)
+            record = {"role": "image", "image": spec.base, "inputs": spec.inputs, "parts": spec.parts}
+            record.update(login=spec.login, created=precise(time.time()))
+            provider.records.put(name, {**record, "incomplete": "its build was interrupted"})
             try:
                 self._make(spec, job)
             except FleetError as error:
-                if provider.state(spec.name):
-                    provider.records.put(spec.name, {**record, "incomplete": error.message})
+                if provider.state(name):
+                    provider.records.put(name, {**record, "incomplete": error.message})
                 else:
-                    provider.records.remove(spec.name)
+                    provider.records.remove(name)
                 raise
-            provider.records.put(spec.name, record)
-            return _image(spec.name, record)
+            record["created"] = precise(time.time())
+            provider.records.put(name, record)
+            return _image(name, record)
 
     def delete(self, name: str, job: Job) -> None:
         provider = self._provider
@@ -79,28 +84,27 @@ class GoldenImages:
             provider.records.remove(name)
 
     def _make(self, spec: ImageSpec, job: Job) -> None:
-        what = f'image "{spec.name}"'
-        cli = self._provider.cli
+        name, provider = spec.image_name, self._provider
+        what = f'image "{name}"'
         machine = MachineSpec(
-            spec.name, NAME, spec.base, cpu=spec.cpu, memory=spec.memory, disk=spec.disk, user_data=spec.user_data
+            name, NAME, spec.base, cpu=spec.cpu, memory=spec.memory, disk=spec.disk, user_data=spec.user_data
         )
-        self._provider.launch(machine, job)
-        for number, command in enumerate(spec.commands, 1):
-            job.report(f"run command {number} of {len(spec.commands)}")
-            # By stdin: the command may hold secrets, and a process list shows arguments.
-            code, stdout, stderr = cli.attempt(
-                *("exec", spec.name, "--", "sudo", "sh", "-es"), what=what, job=job, stdin=command
-            )
-            if code:
-                last = " ".join((stderr.strip() or stdout.strip()).splitlines()[-1:]) or "it said nothing"
-                raise ProcessFailed(f"{what}: command {number} ended with exit code {code}: {last}")
-        job.report("seal it")
-        cli.run("stop", spec.name, what=what, job=job)
-        cli.run("snapshot", spec.name, "--name", SEALED, what=what, job=job)
+        provider.check(machine)
+        provider.launch(machine, job)
+        golden.prepare(spec, lambda script: provider.run(name, script, job), job)
+        job.report("stop it and snapshot it")
+        provider.cli.run("stop", name, what=what, job=job)
+        provider.cli.run("snapshot", name, "--name", SEALED, what=what, job=job)
 
 
 def _image(name: str, record: Record) -> Image:
     return Image(
-        name, NAME, kind=GOLDEN, inputs=record.get("inputs", ""), incomplete=record.get("incomplete", ""),
+        name,
+        NAME,
+        kind=GOLDEN,
+        inputs=record.get("inputs", ""),
+        incomplete=record.get("incomplete", ""),
+        created=record.get("created", ""),
         release=record.get("image", ""),
-    )  # fmt: skip
+        detail={key: record[key] for key in ("parts", "login") if record.get(key)},
+    )

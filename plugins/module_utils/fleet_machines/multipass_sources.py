@@ -15,13 +15,16 @@ from .records import Records
 
 if TYPE_CHECKING:
     from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound
+    from fleet_core.images import family_of
     from fleet_core.machines import MACHINE_NAME
 else:
     try:
         from ..fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound
+        from ..fleet_core.images import family_of
         from ..fleet_core.machines import MACHINE_NAME
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound
+        from fleet_core.images import family_of
         from fleet_core.machines import MACHINE_NAME
 
 PREFIX = "instance:"
@@ -31,11 +34,15 @@ _KEPT = "before-fork"
 
 @dataclass(frozen=True)
 class Source:
-    """snapshot: empty for the instance as it is. golden: nothing in it but the snapshot is of worth."""
+    """snapshot: empty for the instance as it is. golden: nothing in it but the snapshot is of worth.
+
+    login: the account of machines made from it, where that is known.
+    """
 
     instance: str
     snapshot: str = ""
     golden: bool = False
+    login: str = ""
 
 
 class Sources:
@@ -46,19 +53,26 @@ class Sources:
     def of(self, image: str) -> Source | None:
         """Return what an image's name stands for, or None when it is to be launched.
 
-        instance:NAME and instance:NAME.SNAPSHOT are any instance; the name of a golden image is that image.
+        instance:NAME and instance:NAME.SNAPSHOT are any instance; the name of a golden image is that image, and that
+        of its family the newest.
         """
         if image.startswith(PREFIX):
             name, dot, snapshot = image[len(PREFIX) :].partition(".")
             if not MACHINE_NAME.fullmatch(name) or (dot and not MACHINE_NAME.fullmatch(snapshot)):
                 raise InvalidInput(f"image {image!r}: expected {PREFIX}NAME or {PREFIX}NAME.SNAPSHOT")
             return Source(name, snapshot, self._is_golden(name))
-        if MACHINE_NAME.fullmatch(image) and self._is_golden(image):
-            incomplete = self._records.get(image).get("incomplete")
-            if incomplete:
-                raise Conflict(f'image "{image}": it is incomplete: {incomplete}; build it again')
-            return Source(image, SEALED, True)
-        return None
+        if not MACHINE_NAME.fullmatch(image):
+            return None
+        records = {name: record for name, record in self._records.all().items() if record.get("role") == "image"}
+        family = [name for name in records if image in (name, family_of(name))]
+        if not family:
+            return None
+        whole = [name for name in family if not records[name].get("incomplete")]
+        if not whole:
+            newest = max(family, key=lambda name: (records[name].get("created", ""), name))
+            raise Conflict(f'image "{newest}": it is incomplete: {records[newest]["incomplete"]}; build it again')
+        name = image if image in whole else max(whole, key=lambda name: (records[name].get("created", ""), name))
+        return Source(name, SEALED, True, records[name].get("login", ""))
 
     def clone(self, source: Source, name: str, job: Job) -> None:
         """Clone a source, restored to its snapshot, under the source's lock.

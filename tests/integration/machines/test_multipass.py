@@ -13,7 +13,8 @@ import pytest
 from tests.fakes.multipass_host import Host
 
 from fleet_core.errors import Conflict, InvalidInput, NotFound, ProcessFailed, TimedOut, Unavailable
-from fleet_core.images import ImageSpec
+from fleet_core.golden_images import Drift, drift
+from fleet_core.images import ImageSpec, changed_inputs
 from fleet_core.machine_plans import differences
 from fleet_core.machines import Machine, MachineSpec, Network
 from fleet_machines import providers
@@ -35,7 +36,18 @@ SPEC = MachineSpec(
     project="shop",
 )
 PLAIN = MachineSpec("dev-1", "multipass")
-GOLD = ImageSpec("gold", "multipass", "24.04", cpu=1, disk=5 * GIB, commands=("apt-get install -y git", "true"))
+GOLD = ImageSpec(
+    "gold",
+    "multipass",
+    "24.04",
+    cpu=1,
+    disk=5 * GIB,
+    commands=("apt-get install -y git", "true"),
+    checks={"git": "git --version"},
+    login="dev",
+)
+SCRIPTS = ["set -e\napt-get install -y git\n", "set -e\ntrue\n", "git --version\n"]
+PLAIN_OF_GOLD = replace(PLAIN, image="gold")
 
 
 def job(seconds: float = 20, said: list[str] | None = None) -> Job:
@@ -157,10 +169,17 @@ def test_checkpoints_form_a_tree_and_are_restored(host: Host, release: str) -> N
 
 def test_a_golden_image_is_built_sealed_cloned_and_deleted(host: Host) -> None:
     adapter = host.adapter()
-    built = adapter.build_image(GOLD, job())
-    assert (built.kind, built.inputs) == ("golden", GOLD.inputs)
-    gold = host.instances()["gold"]
-    assert (gold["state"], list(gold["snapshots"]), gold["scripts"]) == ("Stopped", ["sealed"], list(GOLD.commands))
+    said: list[str] = []
+    built = adapter.build_image(GOLD, job(said=said))
+    assert (built.name, built.family, built.kind, built.inputs) == (GOLD.image_name, "gold", "golden", GOLD.inputs)
+    assert changed_inputs(replace(GOLD, commands=()), built) == ("commands",)
+    gold = host.instances()[built.name]
+    assert (gold["state"], list(gold["snapshots"]), gold["scripts"]) == ("Stopped", ["sealed"], SCRIPTS)
+    assert gold["sealed"]
+    assert said[1:] == [
+        *("wait for cloud-init", "command 1 of 2", "command 2 of 2", "check git"),
+        *("seal it", "stop it and snapshot it"),
+    ]
     assert "apt-get" not in str(host.calls())
     assert adapter.build_image(GOLD, job()) == built
     assert host.calls("launch", "exec") == []
@@ -169,35 +188,75 @@ def test_a_golden_image_is_built_sealed_cloned_and_deleted(host: Host) -> None:
     assert adapter.describe() == {}  # an image is no machine
 
     made = adapter.create(MachineSpec("dev-1", "multipass", image="gold", cpu=4, disk=8 * GIB), job())
-    assert (made.state, made.image) == ("running", "gold")
+    assert (made.state, made.image, made.login) == ("running", built.name, "dev")
     assert [call[0] for call in host.calls("restore", "clone", "set", "start", "launch")] == [
         *("restore", "clone", "set", "set", "start"),
     ]
-    assert host.instances()["dev-1"]["scripts"] == list(GOLD.commands)
-    with pytest.raises(Conflict, match='image "gold": it exists, built from other inputs'):
-        adapter.build_image(replace(GOLD, commands=()), job())
-    adapter.delete_image("gold", job())
+    assert host.instances()["dev-1"]["scripts"] == SCRIPTS
+    adapter.delete_image(built.name, job())
     assert list(host.instances()) == ["dev-1"]
-    with pytest.raises(NotFound, match='image "gold"'):
-        adapter.delete_image("gold", job())
+    with pytest.raises(NotFound, match=f'image "{built.name}"'):
+        adapter.delete_image(built.name, job())
+
+
+def test_a_family_stands_for_its_newest_image_and_older_machines_have_drifted(host: Host) -> None:
+    adapter = host.adapter()
+    old = adapter.build_image(GOLD, job())
+    adapter.create(PLAIN_OF_GOLD, job())
+    new = adapter.build_image(replace(GOLD, commands=("true",)), job())
+    adapter.create(replace(PLAIN_OF_GOLD, name="dev-2"), job())
+    adapter.create(replace(PLAIN_OF_GOLD, name="dev-3", image=old.name), job())
+    found = adapter.describe()
+    assert {name: machine.image for name, machine in found.items()} == {
+        "dev-1": old.name,
+        "dev-2": new.name,
+        "dev-3": old.name,
+    }
+    assert drift(found.values(), adapter.images()) == (
+        Drift("dev-1", old.name, new.name),
+        Drift("dev-3", old.name, new.name),
+    )
+    assert differences(PLAIN_OF_GOLD, found["dev-1"], adapter.capabilities) == ()  # drift is told, not repaired
+
+
+def test_the_same_inputs_can_be_built_once_more(host: Host) -> None:
+    adapter = host.adapter()
+    first = adapter.build_image(GOLD, job())
+    again = adapter.build_image(replace(GOLD, build="2026-01"), job())
+    assert first.name != again.name
+    assert changed_inputs(GOLD, again) == ()
 
 
 def test_clones_come_from_the_sealed_state_whatever_happened_to_the_golden_instance(host: Host) -> None:
     adapter = host.adapter()
     adapter.build_image(GOLD, job())
-    host.edit("gold", state="Running", scripts=["tampered"])
+    host.edit(GOLD.image_name, state="Running", scripts=["tampered"])
     adapter.create(MachineSpec("dev-1", "multipass", image="gold"), job())
-    assert host.instances()["dev-1"]["scripts"] == list(GOLD.commands)
+    assert host.instances()["dev-1"]["scripts"] == SCRIPTS
 
 
 def test_a_failed_build_is_told_and_built_again(host: Host) -> None:
     adapter = host.adapter()
-    with pytest.raises(ProcessFailed, match='image "gold": command 1 ended with exit code 9: sh: it did not work'):
-        adapter.build_image(replace(GOLD, commands=("exit 9",)), job())
-    assert "exit code 9" in adapter.images()[0].incomplete
-    with pytest.raises(Conflict, match='image "gold": it is incomplete'):
+    wrong = replace(GOLD, commands=("exit 9",))
+    with pytest.raises(ProcessFailed, match='image "gold": command 1: ended with 9: sh: it did not work'):
+        adapter.build_image(wrong, job())
+    assert "ended with 9" in adapter.images()[0].incomplete
+    with pytest.raises(Conflict, match=r'image "gold-.*": it is incomplete'):
         adapter.create(replace(PLAIN, image="gold"), job())
+    with pytest.raises(ProcessFailed):
+        adapter.build_image(wrong, job())
     assert adapter.build_image(GOLD, job()).incomplete == ""
+    assert adapter.create(replace(PLAIN, image="gold"), job()).image == GOLD.image_name
+
+
+def test_an_image_whose_check_or_sealing_fails_is_none(host: Host) -> None:
+    adapter = host.adapter()
+    with pytest.raises(ProcessFailed, match='image "gold": check "node": ended with 3: sh: it did not work'):
+        adapter.build_image(replace(GOLD, checks={"node": "exit 3"}), job())
+    host.settings(unsealed="no private keys: found /srv/a.pem")
+    with pytest.raises(ProcessFailed, match=r'image "gold": sealing: ended with 1: no private keys: found /srv/a.pem'):
+        adapter.build_image(GOLD, job())
+    assert [image.incomplete != "" for image in adapter.images() if image.kind == "golden"] == [True, True]
 
 
 def test_many_machines_are_cloned_from_one_image_at_once(host: Host) -> None:
@@ -259,8 +318,8 @@ WRONG: list[tuple[MachineSpec, str]] = [
     (replace(PLAIN, memory=64 * 1024**2), "memory: Multipass wants at least 128M"),
     (replace(PLAIN, disk=64 * 1024**2), "disk: Multipass wants at least 512M"),
     (replace(PLAIN, user_data="#!/bin/sh\n"), "user_data: Multipass takes cloud-config only"),
-    (replace(PLAIN, image="gold", user_data="#cloud-config\n"), 'user_data: Multipass gives a clone those of "gold"'),
-    (replace(PLAIN, image="gold", networks=(Network("br0"),)), 'networks: Multipass gives a clone those of "gold"'),
+    (replace(PLAIN, image="gold", user_data="#cloud-config\n"), 'user_data: Multipass gives a clone those of "gold-'),
+    (replace(PLAIN, image="gold", networks=(Network("br0"),)), 'networks: Multipass gives a clone those of "gold-'),
 ]
 
 
@@ -273,8 +332,8 @@ def test_what_multipass_cannot_do_is_refused_before_anything_is_done(
     with pytest.raises(InvalidInput) as caught:
         adapter.create(spec, job())
     assert message in caught.value.message
-    assert list(host.instances()) == ["gold"]
-    assert host.left() == ["gold.json"]
+    assert list(host.instances()) == [GOLD.image_name]
+    assert host.left() == [f"{GOLD.image_name}.json"]
 
 
 def test_files_are_launched_on_linux_only(host: Host, tmp_path: Path) -> None:
