@@ -101,13 +101,15 @@ class OpenSSH:
 class SshSettings:
     """The setting ``ssh``. destination: as ssh takes it. config: a file instead of the user's ssh_config.
 
-    snippets: the storage for user data while an image is built, with content "snippets". ids: those that images get,
-    by their names; the others get the next free one.
+    snippets: the storage for user data while an image is built, with content "snippets". cache: the folder of the
+    host where downloaded base images are kept. ids: those that images get, by their names; the others get the next
+    free one.
     """
 
     destination: str
     config: str = ""
     snippets: str = "local"
+    cache: str = qm.FOLDER
     ids: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -117,12 +119,14 @@ def ssh_settings(given: object) -> SshSettings:
     ids = check_keys("setting ssh: ids", found.get("ids") or {}, tuple(found.get("ids") or {}))
     texts = {
         key: as_text(f"setting ssh: {key}", found[key])
-        for key in ("destination", "config", "snippets")
+        for key in ("destination", "config", "snippets", "cache")
         if found.get(key)
     }
     if "destination" not in texts:
         raise InvalidInput("setting ssh: destination: expected [USER@]HOST of a Proxmox host")
     numbers = {str(name): as_int(f"setting ssh: ids: {name}", vmid, 100, 999999999) for name, vmid in ids.items()}
+    if not texts.get("cache", "/").startswith("/"):
+        raise InvalidInput(f"setting ssh: cache: expected an absolute path, found {texts['cache']!r}")
     return SshSettings(**texts, ids=numbers)
 
 
@@ -173,7 +177,7 @@ class Qm:
 
     def wait_for_agent(self, what: str, vmid: int, job: Job) -> None:
         job.report("wait for the guest agent")
-        while self._execute(("qm", "guest", "cmd", str(vmid), "ping"), "", job).code:
+        while not self._answers(vmid, job):
             job.check(f"{what}: its guest agent did not answer; the base or its user data must bring qemu-guest-agent")
             job.pause(2.0)
 
@@ -181,6 +185,12 @@ class Qm:
         """Shut a machine down, or power it off when it does not obey."""
         seconds = str(max(1, int(min(SHUTDOWN, job.left()))))
         self._run(what, ("qm", "shutdown", str(vmid), "--timeout", seconds, "--forceStop", "1"), job)
+
+    def _answers(self, vmid: int, job: Job) -> bool:
+        try:
+            return self._execute(("qm", "guest", "cmd", str(vmid), "ping"), "", job).code == 0
+        except TimedOut:  # who waits knows a better sentence
+            return False
 
     def _run(self, what: str, argv: Sequence[str], job: Job, stdin: str = "") -> Ran:
         ran = self._patient(argv, stdin, job)
@@ -219,7 +229,7 @@ def build(spec: ImageSpec, template: qm.Template, snippets: str, created: str, e
     snippets: the storage for user data, which is there only while the image is built. What an interrupted build left
     is removed first. An image of the same inputs is left as it is.
     """
-    host, what = Qm(execute), f'image "{spec.name}"'
+    host, what = Qm(execute), f'image "{spec.image_name}"'
     config, version = host.config(template.vmid, job), host.version(job)
     mark = Mark(spec.inputs, created, spec.login, incomplete=True)
     if config is not None:
@@ -230,7 +240,7 @@ def build(spec: ImageSpec, template: qm.Template, snippets: str, created: str, e
         if host.running(template.vmid, job):
             host.take(what, qm.Command("power it off", ("qm", "stop", str(template.vmid))), job)
         host.take(what, qm.destroy(template.vmid), job)
-    snippet = f"{snippets}:snippets/{spec.name}.yml" if spec.user_data else ""
+    snippet = f"{snippets}:snippets/{spec.image_name}.yml" if spec.user_data else ""
     template = replace(template, tags=mark.tags(), snippet=snippet, cloud_init=False)
     try:
         if spec.user_data:
@@ -277,10 +287,8 @@ def _prepared(
 
 def _ours(what: str, spec: ImageSpec, template: qm.Template, config: Mapping[str, str]) -> Mark:
     found = mark_of(tags_of(config.get("tags")))
-    if found is None or config.get("name") != spec.name:
+    if found is None or config.get("name") != spec.image_name:
         raise Conflict(f"{what}: id {template.vmid} is taken by {config.get('name', '')!r}, which is no such image")
-    if found.inputs != spec.inputs and not found.incomplete:
-        raise Conflict(f"{what}: it exists, built from other inputs; choose another name, or delete it first")
     if config.get("lock"):
         raise Conflict(
             f"{what}: {template.vmid} is locked ({config['lock']}): another task works on it, or was killed; then "
