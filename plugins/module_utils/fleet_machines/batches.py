@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .provider import Job, Provider
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 else:
     try:
         from ..fleet_core.errors import FleetError, InvalidInput, TimedOut
+        from ..fleet_core.machine_plans import Step
         from ..fleet_core.quantities import format_duration
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import FleetError, InvalidInput, TimedOut
+        from fleet_core.machine_plans import Step
         from fleet_core.quantities import format_duration
 
 MOST_AT_ONCE = 64
@@ -80,6 +82,20 @@ class BatchFailed(FleetError):
         self.code = codes.pop() if len(codes) == 1 else FleetError.code
 
 
+class Steps(Protocol):
+    """The steps of one machine, in order."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def steps(self) -> tuple[Step, ...]: ...
+
+
+Planned = TypeVar("Planned", bound=Steps)
+Take = Callable[[Step, Planned, Job], object]
+
+
 def run(
     plans: Sequence[Plan],
     provider: Provider,
@@ -89,10 +105,26 @@ def run(
     force: bool = False,
     report: Callable[[Event], None] | None = None,
 ) -> tuple[Outcome, ...]:
-    """Carry the plans out, at most ``parallel`` at a time, and return their outcomes in the order of the plans.
+    """Carry the plans of machines out, as carry_out does. force: power machines off instead of shutting them down."""
+
+    def take(step: Step, plan: Plan, job: Job) -> object:
+        return _take(step, plan, provider, job, force)
+
+    return carry_out(plans, take, timeout=timeout, parallel=parallel, report=report)
+
+
+def carry_out(
+    plans: Sequence[Planned],
+    take: Take[Planned],
+    *,
+    timeout: float,
+    parallel: int = 4,
+    report: Callable[[Event], None] | None = None,
+) -> tuple[Outcome, ...]:
+    """Take the steps of the plans, at most ``parallel`` at a time, and return their outcomes in the order of the plans.
 
     A machine that fails keeps the others from nothing. timeout: seconds for all of them together; what has not begun
-    by then is not begun. force: power machines off instead of shutting them down.
+    by then is not begun.
     """
     if not 1 <= parallel <= MOST_AT_ONCE:
         raise InvalidInput(f"parallel: expected a number from 1 to {MOST_AT_ONCE}, found {parallel}")
@@ -104,9 +136,9 @@ def run(
             with lock:
                 report(Event(round(time.monotonic() - began, 3), name, text))
 
-    def one(plan: Plan) -> Outcome:
+    def one(plan: Planned) -> Outcome:
         job = Job(began + timeout, timeout, lambda text: tell(plan.name, text))
-        return _carry_out(plan, provider, job, force, lambda text: tell(plan.name, text))
+        return _carry_out(plan, take, job, lambda text: tell(plan.name, text))
 
     busy = [plan for plan in plans if plan.steps]
     with ThreadPoolExecutor(max_workers=min(parallel, len(busy)) or 1, thread_name_prefix="machine") as pool:
@@ -120,7 +152,7 @@ def check(outcomes: Sequence[Outcome]) -> None:
         raise BatchFailed(outcomes)
 
 
-def _carry_out(plan: Plan, provider: Provider, job: Job, force: bool, tell: Callable[[str], None]) -> Outcome:
+def _carry_out(plan: Planned, take: Take[Planned], job: Job, tell: Callable[[str], None]) -> Outcome:
     began = time.monotonic()
     done: list[str] = []
     error: FleetError | None = None
@@ -133,7 +165,7 @@ def _carry_out(plan: Plan, provider: Provider, job: Job, force: bool, tell: Call
                     f"left to do: {', '.join(step.text for step in plan.steps[len(done) :])}"
                 )
             tell(step.text)
-            _take(step, plan, provider, job, force)
+            take(step, plan, job)
             done.append(step.text)
     except FleetError as found:
         error = found
