@@ -21,7 +21,7 @@ from fleet_core import lifecycle
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLLECTION = "autovibe.fleet"
 # What ansible-doc calls it, and where its pages go.
-KINDS = {"module": "modules", "lookup": "plugins", "filter": "plugins", "role": "roles"}
+KINDS = {"module": "modules", "inventory": "plugins", "lookup": "plugins", "filter": "plugins", "role": "roles"}
 
 Doc = Mapping[str, Any]
 
