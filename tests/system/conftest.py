@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Real systemd hosts for the tests of this folder; see lab/README.md."""
+"""Real systemd hosts and machines for the tests of this folder; see lab/README.md and vm/README.md."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from itertools import count
 import pytest
 from tests.system.lab import Host, Lab, why_not
 from tests.system.lab.images import SUITES, ensure_image
+from tests.system.vm import fixtures, machines
+from tests.system.vm.fixtures import golden, vm_base, vms
+
+__all__ = ["golden", "vm_base", "vms"]  # fixtures
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the host images before the first test, whose time limit must not count it."""
-    wanted = any("lab" in getattr(item, "fixturenames", ()) for item in session.items)
-    if wanted and why_not() is None and not session.config.option.collectonly:
+    """Build the images before the first test, whose time limit must not count it."""
+    if session.config.option.collectonly:
+        return
+    used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if "lab" in used and why_not() is None:
         for name in SUITES:
             ensure_image(name)
+    if used & set(fixtures.NAMES) and machines.why_not() is None:
+        machines.ensure_base()
 
 
 @pytest.fixture(scope="session")
