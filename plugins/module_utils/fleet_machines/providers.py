@@ -35,7 +35,13 @@ def _multipass(surroundings: Surroundings) -> Provider:
     return Multipass(surroundings)
 
 
-_ADAPTERS: dict[str, Factory] = {"multipass": _multipass}
+def _qemu(surroundings: Surroundings) -> Provider:
+    from .qemu import Qemu
+
+    return Qemu(surroundings)
+
+
+_ADAPTERS: dict[str, Factory] = {"multipass": _multipass, "qemu": _qemu}
 
 
 def register(name: str, factory: Factory) -> None:
