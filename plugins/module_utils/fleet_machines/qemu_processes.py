@@ -57,6 +57,7 @@ TEMPLATE: Mapping[str, Any] = {
         "listen": "127.0.0.1",
         "args": "",
         "machine": "",
+        "python": "python3",  # fleetd puts its own there
     },
     "action": "vncviewer 127.0.0.1::${vncport}",
     "stop_timeout": "30s",
