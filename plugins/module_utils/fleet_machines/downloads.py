@@ -78,7 +78,7 @@ def check_url(what: str, url: str) -> str:
     except ValueError:
         usable = False
     if not usable or any(letter.isspace() or not letter.isprintable() for letter in url):
-        raise InvalidInput(f"{what}: expected an address that begins with https://, found {url!r}")
+        raise InvalidInput(f"{what}: expected an address that begins with https://, found {_shown(url)!r}")
     if parts.username is not None or parts.password is not None:
         raise InvalidInput(f"{what}: expected an address without a user and password in it")
     return url
@@ -277,5 +277,5 @@ def _hash_of(path: Path, wanted: Checksum, job: Job, what: str) -> str:
 
 
 def _shown(url: str) -> str:
-    """Return an address without its query, which may hold a token."""
-    return url.partition("?")[0]
+    """Return an address without what may be secret in it: its query, and a user with a password."""
+    return re.sub(r"//[^/]*@", "//...@", url.partition("?")[0])

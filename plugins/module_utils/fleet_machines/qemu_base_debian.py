@@ -101,7 +101,7 @@ _FEATURES = (
     "dir_nlink,extra_isize,metadata_csum"
 )
 
-# The last step: settings, GRUB's core image, the file system. $2: the disk, a file that is open already.
+# The last step inside: settings, and GRUB's core image. $2: the disk, a file that is open already.
 _AFTER_PACKAGES = f"""#!/bin/sh
 set -eu
 root=$1 disk=$2
@@ -132,9 +132,25 @@ rm -rf "$root/core.img" "$root/etc/hostname" "$root/etc/apt/apt.conf.d/99mmdebst
 rm -rf "$root"/etc/ssh/ssh_host_* "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/log/apt \\
     "$root"/var/log/*.log "$root"/var/log/journal/* "$root"/var/lib/systemd/random-seed "$root"/tmp/* \\
     "$root"/var/tmp/* "$root"/etc/*- "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
-mke2fs -q -F -t ext4 -L {LABEL} -O {_FEATURES} -m 1 -d "$root" \\
-    -E offset=1048576,lazy_itable_init=1,lazy_journal_init=1,nodiscard "$disk" {DISK_SIZE // 1024 - 1024}k
 """
+
+# Outside of mmdebstrap: while that runs, folders of this host are mounted below the root.
+_MAKE_FILE_SYSTEM = (
+    *("mke2fs", "-q", "-F", "-t", "ext4", "-L", LABEL, "-O", _FEATURES, "-m", "1"),
+    *("-E", "offset=1048576,lazy_itable_init=1,lazy_journal_init=1,nodiscard"),
+)
+_BLOCKS = f"{DISK_SIZE // 1024 - 1024}k"
+
+# In a user namespace, where a folder cannot be handed over: $1 an archive of the root, $2 the disk, then the command.
+_FROM_ARCHIVE = """set -eu
+root=$(mktemp -d) archive=$1
+trap 'rm -rf "$root"' EXIT
+shift
+tar --extract --numeric-owner --xattrs --xattrs-include='*' --file "$archive" --directory "$root"
+disk=$1
+shift
+"$@" -d "$root" "$disk" BLOCKS
+""".replace("BLOCKS", _BLOCKS)
 
 # apt's settings of how packages are fetched. They may hold passwords: they go by a file, and not into the image.
 _APT_SETTINGS = ("Acquire::Check-", "Acquire::http::", "Acquire::https::", "Acquire::Retries")
@@ -153,7 +169,7 @@ class DebianBase:
     @property
     def name(self) -> str:
         """The name of the cached file: release, architecture, and the hash of all inputs."""
-        scripts = (_BEFORE_PACKAGES, _AFTER_PACKAGES, DISK_SIZE)
+        scripts = (_BEFORE_PACKAGES, _AFTER_PACKAGES, _MAKE_FILE_SYSTEM, DISK_SIZE)
         inputs = [self.suite, self.architecture, PACKAGES, self.sources, self.options, scripts]
         digits = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
         return f"{self.reference.replace(':', '-')}-{self.architecture}-{digits}"
@@ -188,8 +204,11 @@ def build(base: DebianBase, work: Path, job: Job, held: Sequence[int] = ()) -> P
         job.report(f"build {base.reference} from Debian's packages")
         # In a user namespace nobody could enter this folder, so /tmp it is; root keeps to itself.
         environment = {"TMPDIR": str(work)} if mode == "root" else {}
-        command = _command(base, mmdebstrap, mode, *handles)
+        root = work / ("rootfs" if mode == "root" else "rootfs.tar")
+        command = _command(base, mmdebstrap, mode, root, *handles)
         tools.run(command, job, what, environment=environment, held=(*handles, *held), folder="/")
+        job.report("make its file system")
+        _fill(root, disk, mmdebstrap, mode, job, what, handles[0], held)
     finally:
         for handle in handles:
             os.close(handle)
@@ -197,18 +216,34 @@ def build(base: DebianBase, work: Path, job: Job, held: Sequence[int] = ()) -> P
     return target
 
 
-def _command(base: DebianBase, mmdebstrap: str, mode: str, disk: int, options: int) -> list[str]:
+def _fill(
+    root: Path, disk: Path, mmdebstrap: str, mode: str, job: Job, what: str, handle: int, held: Sequence[int]
+) -> None:
+    """Make the file system of the disk, with all that is in the root, a folder or an archive."""
+    if mode == "root":
+        tools.run([*_MAKE_FILE_SYSTEM, "-d", str(root), str(disk), _BLOCKS], job, what, held=held)
+        return
+    archive = tools.out_of_the_way(os.open(root, os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        os.fchmod(archive, 0o644)
+        script = ["sh", "-c", _FROM_ARCHIVE, "sh", f"/dev/fd/{archive}", f"/dev/fd/{handle}", *_MAKE_FILE_SYSTEM]
+        tools.run([mmdebstrap, "--unshare-helper", *script], job, what, held=(archive, handle, *held), folder="/")
+    finally:
+        os.close(archive)
+
+
+def _command(base: DebianBase, mmdebstrap: str, mode: str, root: Path, disk: int, options: int) -> list[str]:
     """Return the program's arguments. Files are handed over open: what runs in a user namespace cannot find them."""
     before = f'sh -c {shlex.quote(_BEFORE_PACKAGES)} sh "$1"'
     after = f'sh -c {shlex.quote(_AFTER_PACKAGES)} sh "$1" /dev/fd/{disk}'
     return [
-        *(mmdebstrap, f"--mode={mode}", "--variant=minbase", "--format=null", f"--architectures={base.architecture}"),
+        *(mmdebstrap, f"--mode={mode}", "--variant=minbase", f"--architectures={base.architecture}"),
         f"--include={','.join(PACKAGES)}",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "locale", "info", "doc")),
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         f"--aptopt=/dev/fd/{options}",
         *(f"--essential-hook={before}", f"--customize-hook={after}"),
-        *(base.suite, "-", *base.sources),
+        *(f"--format={'directory' if mode == 'root' else 'tar'}", base.suite, str(root), *base.sources),
     ]
 
 
