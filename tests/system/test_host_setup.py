@@ -74,7 +74,7 @@ def bare(request: pytest.FixtureRequest, lab: Lab, mirror: Path) -> Iterator[Hos
 
 
 def setup(host: Host, *options: str, check: bool = True, providers: str = "qemu", **variables: str) -> str:
-    options = ("--extra-vars", "hypervisor_hosts=fleet", *options)
+    options = ("--extra-vars", "fleet_hypervisors=fleet", *options)
     variables = {"host_setup_min_disk": "100M", **variables}
     return play(host, PLAYBOOK, *options, check=check, host_setup_providers=providers.split(","), **variables)
 
