@@ -56,8 +56,11 @@ class ActionModule(ActionBase):
                 seeds = [_given(number, seed) for number, seed in enumerate(args["seeds"])]
         except FleetError as error:
             raise AnsibleActionFail(error.message) from error
-        answer = self._execute_module(module_name=MODULE, module_args={**passed, "seeds": seeds}, task_vars=task_vars)
-        result.update(answer)
+        if args.get("state") == "rendered":
+            result.update(changed=False, actions=[], seeds=seeds)
+        else:
+            passed["seeds"] = seeds
+            result.update(self._execute_module(module_name=MODULE, module_args=passed, task_vars=task_vars))
         if not result.get("failed"):
             result["machines"] = [_facts(made) for made in machines]
         return result

@@ -32,14 +32,15 @@ options:
     description:
       - V(present) writes the files.
       - V(absent) removes them, and their folder when it is empty; only the names count.
+      - V(rendered) writes nothing, and returns the documents in RV(seeds), checked by the schemas that the collection
+        brings.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, rendered]
     default: present
   dest:
     description:
-      - The folder on the managed host that holds a folder for each machine.
+      - The folder on the managed host that holds a folder for each machine. Required unless O(state=rendered).
     type: path
-    required: true
   template:
     description:
       - A template of the collection by its name - V(python), V(nodejs), V(agent), V(hub) - or the path of one on the
@@ -139,6 +140,16 @@ EXAMPLES = r"""
             - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDo2Ojo6Ojo6Ojo6Ojo6Ojo6Ojo6Ojo6Ojo6Ojo6Ojo6 ada@example.com
           packages: [git]
 
+- name: Fill a template for a task that makes machines
+  autovibe.fleet.cloud_init:
+    state: rendered
+    template: python
+    values:
+      name: dev-3
+      distribution: debian-13
+      ssh_public_keys:
+        - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDo2Ojo6Ojo6Ojo6Ojo6Ojo6Ojo6Ojo6Ojo6Ojo6Ojo6 ada@example.com
+
 - name: Remove a seed
   autovibe.fleet.cloud_init:
     state: absent
@@ -155,7 +166,9 @@ actions:
   returned: success
   sample: [write /var/lib/autovibe/seeds/dev-1/user-data]
 seeds:
-  description: The folders of the machines, in the order of the task.
+  description:
+    - The folders of the machines, in the order of the task. With O(state=rendered) the documents themselves, as
+      C(user_data), C(meta_data) and C(network_config).
   type: list
   elements: dict
   returned: success
@@ -183,8 +196,8 @@ from ansible_collections.autovibe.fleet.plugins.module_utils._cloud_init import 
 from ansible_collections.autovibe.fleet.plugins.module_utils._module import fleet_module, run_change
 
 OPTIONS: dict[str, Any] = {
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "dest": {"type": "path", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent", "rendered"], "default": "present"},
+    "dest": {"type": "path"},
     "template": {"type": "str"},
     "env_file": {"type": "path"},
     "values": {"type": "dict"},
@@ -206,7 +219,8 @@ OPTIONS: dict[str, Any] = {
 
 
 def main() -> None:
-    run_change(fleet_module(OPTIONS), plan, apply)
+    required = [("state", state, ("dest",)) for state in ("present", "absent")]
+    run_change(fleet_module(OPTIONS, required_if=required), plan, apply)
 
 
 if __name__ == "__main__":

@@ -367,3 +367,22 @@ def test_the_role_writes_seeds_of_many_machines(play: Play) -> None:
     assert [item["distribution"] for item in machines] == ["ubuntu-24.04", "debian-12"]
     assert load(play, "b")["hostname"] == "b"
     assert not any(result.get("changed") for result in play([role]))
+
+
+def test_documents_are_returned_where_no_file_is_wanted(play: Play) -> None:
+    values = {"name": "dev-1", "ssh_public_keys": [KEY]}
+    rendered, failed, missing = play(
+        [
+            task("cloud_init", True, state="rendered", template="python", values=values),
+            task("cloud_init", ignore_errors=True, state="rendered", template="python", values={"name": "dev-1"}),
+            task("cloud_init", ignore_errors=True, template="python", values=values),
+        ]
+    )
+    assert not rendered["changed"]
+    (seed,) = rendered["seeds"]
+    assert seed["user_data"].startswith("#cloud-config\n")
+    assert "hostname: dev-1" in seed["user_data"]
+    assert KEY.split()[1] in seed["user_data"]
+    assert rendered["machines"][0]["cpus"] == 2
+    assert "ssh_public_keys" in failed["msg"]
+    assert "dest" in missing["msg"]
