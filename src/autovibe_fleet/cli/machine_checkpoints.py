@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from fleet_core.checkpoints import Checkpoint, check_checkpoint_name, in_order
+from fleet_core.checkpoints import Checkpoint, check_checkpoint_name
 from fleet_core.errors import NotFound
 from fleet_core.names import nearest
 from fleet_core.quantities import parse_duration
+from fleet_machines.checkpoints import LATEST, Keeper, automatic_name
 from fleet_machines.provider import Job, Provider
 
 from . import machine_lists, machine_providers
@@ -22,7 +23,7 @@ from .machine_providers import Choice, ProviderName, Settings
 from .output import Column, size
 from .session import Session, with_session
 
-CheckpointName = Annotated[str, typer.Argument(metavar="CHECKPOINT")]
+CheckpointName = Annotated[str, typer.Argument(metavar="CHECKPOINT", help=f"{LATEST} is the newest.")]
 
 
 @machine_lists.app.command("checkpoints")
@@ -30,7 +31,7 @@ CheckpointName = Annotated[str, typer.Argument(metavar="CHECKPOINT")]
 def list_checkpoints(session: Session, name: Name, provider: ProviderName = "", settings: Settings = None) -> None:
     """Show the checkpoints of a machine as the tree that they form."""
     where, _machine = machine_providers.locate_one(session, Choice.of(provider, settings), name)
-    found = saved(where, name)
+    found = keeper(session, where).tree([name]).get(name, ())
     if session.as_json:
         session.out.data({"checkpoints": [one.to_dict() for one in found]})
         return
@@ -53,14 +54,24 @@ def checkpoint(
     name: Name,
     checkpoint: Annotated[str, typer.Argument(metavar="[CHECKPOINT]", help="Its name; by default the time.")] = "",
     comment: Annotated[str, typer.Option("--comment", "-m", metavar="TEXT", help="What it is for.")] = "",
+    folders: Annotated[
+        list[str] | None,
+        typer.Option("--folder", metavar="PATH", help="Keep a list of the files in this folder, with their hashes."),
+    ] = None,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Stop it for that and start it again, where it cannot be saved live.")
+    ] = False,
     timeout: Timeout = "15m",
     provider: ProviderName = "",
     settings: Settings = None,
 ) -> None:
     """Save the state of a machine."""
-    chosen = check_checkpoint_name(checkpoint or time.strftime("at-%Y%m%d-%H%M%S"))
     where, _machine = machine_providers.locate_one(session, Choice.of(provider, settings), name)
-    made = take(session, where, name, chosen, job(session, name, timeout), comment)
+    kept = keeper(session, where)
+    taken = [one.name for one in kept.tree([name]).get(name, ())]
+    chosen = check_checkpoint_name(checkpoint or automatic_name("manual", time.time(), taken))
+    working = job(session, name, timeout)
+    made = kept.take(name, chosen, working, comment=comment, folders=folders or (), stop=stop)
     if session.as_json:
         session.out.data({"checkpoint": made.to_dict()})
     else:
@@ -80,8 +91,9 @@ def restore(
 ) -> None:
     """Put a machine back to a checkpoint. What it was since then is lost."""
     where, _machine = machine_providers.locate_one(session, Choice.of(provider, settings), name)
-    known = [one.name for one in saved(where, name)]
-    if checkpoint not in known:
+    kept = keeper(session, where)
+    known = [one.name for one in kept.tree([name]).get(name, ())]
+    if checkpoint not in known and not (checkpoint == LATEST and known):
         hint = nearest(checkpoint, known) or f"; known: {', '.join(known) or 'none'}"
         raise NotFound(f'checkpoint "{checkpoint}" of machine "{name}": not there{hint}')
     confirm(
@@ -89,12 +101,17 @@ def restore(
         f"restore: what {name} is now would be lost",
         yes,
     )
-    where.restore(name, checkpoint, job(session, name, timeout))
+    checkpoint = kept.restore(name, checkpoint, job(session, name, timeout))
     now = where.describe([name]).get(name)
     if session.as_json:
-        session.out.data({"machine": now.to_dict() if now else None})
+        session.out.data({"machine": now.to_dict() if now else None, "checkpoint": checkpoint})
     else:
         session.out.line(f"Put {name} back to {checkpoint}" + (f"; it is {now.state}" if now else ""))
+
+
+def keeper(session: Session, where: Provider) -> Keeper:
+    """Return the keeper of a provider's checkpoints, with the notes in this state folder."""
+    return Keeper(where, str(session.folder))
 
 
 def job(session: Session, name: str, timeout: str) -> Job:
@@ -104,16 +121,6 @@ def job(session: Session, name: str, timeout: str) -> Job:
         parse_duration("--timeout", timeout),
         lambda text: session.out.note(f"{time.monotonic() - began:.1f}s {name}: {text}"),
     )
-
-
-def saved(where: Provider, name: str) -> tuple[Checkpoint, ...]:
-    """Return the checkpoints of a machine, parents before children."""
-    return in_order(where.checkpoints([name]).get(name, ()))
-
-
-def take(session: Session, where: Provider, name: str, checkpoint: str, job: Job, comment: str) -> Checkpoint:
-    """Save a machine, with a record of ours that says that somebody wanted it."""
-    return where.checkpoint(name, checkpoint, job, comment=comment)
 
 
 def tree(checkpoints: Iterable[Checkpoint]) -> Iterator[tuple[str, Checkpoint]]:

@@ -12,6 +12,7 @@ from fleet_core.errors import InvalidInput
 from fleet_core.images import Image
 from fleet_core.machines import STATES, Machine, shown
 from fleet_core.names import nearest
+from fleet_machines.checkpoints import Keeper
 
 from . import completion, machine_providers
 from .commands import Noun
@@ -140,7 +141,7 @@ def _nothing(found: Iterable[Source], filtered: bool) -> str:
 def show(session: Session, name: Name, provider: ProviderName = "", settings: Settings = None) -> None:
     """Show one machine with all that is known of it."""
     where, machine = machine_providers.locate_one(session, Choice.of(provider, settings), name, full=True)
-    saved = where.checkpoints([name]).get(name, ())
+    saved = Keeper(where, str(session.folder)).tree([name]).get(name, ())
     if session.as_json:
         told = {**machine.to_dict(), "checkpoints": len(saved)}
         session.out.data({"machine": told, "checkpoints": [one.to_dict() for one in saved]})

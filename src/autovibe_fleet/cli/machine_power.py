@@ -15,6 +15,8 @@ from fleet_core.machines import Machine, MachineSpec, machine_specs
 from fleet_core.quantities import parse_duration
 from fleet_machines import batches
 from fleet_machines.batches import BatchFailed, Outcome
+from fleet_machines.checkpoints import Keeper
+from fleet_machines.known_hosts import Keys
 from fleet_machines.provider import Provider
 
 from . import machine_lists, machine_providers
@@ -120,6 +122,8 @@ def bring(
             force=force,
             report=lambda event: session.out.note(str(event)),
         )
+    if target == "absent":
+        _forget(session, work, outcomes)
     now = {} if target == "absent" else _now(work)
     if session.as_json:
         told = {"outcomes": [outcome.to_dict() for outcome in outcomes]}
@@ -138,6 +142,16 @@ def _plans(provider: Provider, found: Iterable[Machine], target: str) -> tuple[P
     there = {machine.name: machine for machine in found}
     specs: tuple[MachineSpec, ...] = machine_specs(({"name": name} for name in there), provider.name)
     return plan_all(specs, there, target, provider.capabilities)
+
+
+def _forget(session: Session, work: Iterable[tuple[Provider, Sequence[Plan]]], outcomes: Iterable[Outcome]) -> None:
+    """Keep nothing of machines that are gone: neither notes of their checkpoints nor their host keys."""
+    gone = {outcome.name for outcome in outcomes if outcome.ok}
+    for provider, plans in work:
+        Keeper(provider, str(session.folder)).forget([plan.name for plan in plans if plan.name in gone])
+    keys = Keys(session.folder)
+    if gone & set(keys.known()):
+        keys.update({}, gone)
 
 
 def _now(work: Iterable[tuple[Provider, Sequence[Plan]]]) -> dict[str, Machine]:

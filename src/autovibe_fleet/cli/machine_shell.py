@@ -7,13 +7,18 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fleet_core.errors import Conflict, InvalidInput, Unavailable
+from fleet_core.errors import Conflict, FleetError, InvalidInput, Unavailable
+from fleet_core.known_hosts import best, ssh_options
 from fleet_core.machines import Machine
+from fleet_machines import access
+from fleet_machines.known_hosts import Keys
+from fleet_machines.provider import Provider
 
 from . import machine_lists, machine_providers
 from .commands import AfterDashes
@@ -23,6 +28,8 @@ from .machine_providers import Choice, ProviderName, Settings
 from .output import colored
 from .session import Session, with_session
 
+_PATIENCE = 60.0  # seconds for the guest agent
+
 
 @machine_lists.app.command(cls=AfterDashes)
 @with_session
@@ -31,35 +38,64 @@ def ssh(
     context: typer.Context,
     name: Annotated[str, machine_lists.name_argument("NAME [-- COMMAND]")],
     user: Annotated[str, typer.Option("--user", "-l", metavar="USER", help="Instead of the machine's login.")] = "",
+    grant: Annotated[
+        bool, typer.Option("--grant", help="Let the fleet's key in and read the host keys, although that was done.")
+    ] = False,
     provider: ProviderName = "",
     settings: Settings = None,
 ) -> None:
     """Log in with OpenSSH, or run a command there.
 
-    Address, port, login and known host keys are those of the machine. It becomes ssh, so its exit code is ssh's.
+    The first time, the fleet's public key is let in and the machine's host keys are read, both through the provider,
+    so that nothing is taken on trust. It becomes ssh, so its exit code is ssh's.
     """
     command = (context.obj or {}).get("command") or []
-    _where, machine = machine_providers.locate_one(session, Choice.of(provider, settings), name)
+    where, machine = machine_providers.locate_one(session, Choice.of(provider, settings), name)
     program = shutil.which("ssh")
     if program is None:
         raise Unavailable("ssh: the program was not found on PATH; install OpenSSH's client")
-    argv = ssh_argv(machine, session.folder, user, command)
+    check_reachable(machine)
+    keys = Keys(session.folder)
+    if grant or name not in keys.known() or not keys.public_key():
+        _let_in(session, where, machine, user, keys, grant)
+    argv = ssh_argv(machine, keys, user, command)
     sys.stdout.flush()
     os.execv(program, argv)
 
 
-def ssh_argv(machine: Machine, state_dir: Path, user: str = "", command: list[str] | None = None) -> list[str]:
-    """Return the command line of ssh. Raises Conflict for a machine that nobody can log in to."""
+def check_reachable(machine: Machine) -> None:
+    """Raise Conflict for a machine that nobody can log in to."""
     if not machine.addresses:
         hint = f"; start it with `fleet machines start {machine.name}`" if machine.state != "running" else ""
         raise Conflict(f'machine "{machine.name}": it is {machine.state} and has no address{hint}')
-    login = user or machine.login
-    options = ["-o", f"UserKnownHostsFile={shlex.quote(str(state_dir / 'machines' / 'known_hosts'))}"]
+
+
+def _let_in(session: Session, where: Provider, machine: Machine, user: str, keys: Keys, asked: bool) -> None:
+    """Let the fleet's key in and learn the host keys. Where that cannot be done, ssh asks as it always does."""
+    name = machine.name
+    try:
+        (granted,) = access.grant(where, {name: user}, [keys.make_key()], timeout=_PATIENCE)
+        keys.update({name: best(f'machine "{name}"', granted.host_keys)})
+    except FleetError as error:
+        if asked:
+            raise
+        session.out.note(f"{error.message}; ssh goes on with your own keys")
+        return
+    for what in granted.done:
+        session.out.note(f"{name}: {what}")
+
+
+def ssh_argv(machine: Machine, keys: Keys, user: str = "", command: Sequence[str] = ()) -> list[str]:
+    """Return the command line of ssh: for a machine whose host key is known, trusted by that one alone."""
+    options: list[str] = []
+    if machine.name in keys.known():
+        options += ssh_options(machine.name, str(keys.known_hosts))
+        options += ["-i", str(keys.private_key)] if keys.private_key.exists() else []
     if machine.port != 22:
         options += ["-p", str(machine.port)]
-    if login:
-        options += ["-l", login]
-    return ["ssh", *options, "--", machine.addresses[0], *(command or [])]
+    login = user or machine.login
+    options += ["-l", login] if login else []
+    return ["ssh", *options, "--", machine.addresses[0], *command]
 
 
 @machine_lists.app.command(cls=AfterDashes)
