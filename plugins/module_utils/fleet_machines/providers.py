@@ -35,13 +35,19 @@ def _multipass(surroundings: Surroundings) -> Provider:
     return Multipass(surroundings)
 
 
+def _proxmox(surroundings: Surroundings) -> Provider:
+    from .proxmox import Proxmox
+
+    return Proxmox(surroundings)
+
+
 def _qemu(surroundings: Surroundings) -> Provider:
     from .qemu import Qemu
 
     return Qemu(surroundings)
 
 
-_ADAPTERS: dict[str, Factory] = {"multipass": _multipass, "qemu": _qemu}
+_ADAPTERS: dict[str, Factory] = {"multipass": _multipass, "proxmox": _proxmox, "qemu": _qemu}
 
 
 def register(name: str, factory: Factory) -> None:
