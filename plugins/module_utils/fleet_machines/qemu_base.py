@@ -33,6 +33,8 @@ else:
 # Debian's security updates go on: what was built longer ago is built anew.
 LONGEST_USE = 30 * 24 * 3600.0
 
+MOUNTS = "/proc/self/mountinfo"
+
 
 class Bases:
     """The bases of one host. cache: the folder of what was built and downloaded; mirror: see debian_base."""
@@ -157,7 +159,7 @@ def clear(work: Path) -> None:
         return
     below = f"{os.path.realpath(work)}/"
     try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        mounts = Path(MOUNTS).read_text(encoding="utf-8").splitlines()
     except OSError:
         mounts = []
     if any(line.split()[4].startswith(below) for line in mounts):

@@ -94,13 +94,17 @@ def backing_of(path: Path) -> str:
             head = file.read(_HEADER.size)
             if len(head) < _HEADER.size or not head.startswith(_MAGIC):
                 return ""
-            offset, length = _HEADER.unpack(head)[2:4]
-            if not offset or length > 1023:
-                return ""
-            file.seek(offset)
-            return file.read(length).decode("utf-8", "surrogateescape")
+            return _backing_name(file, head)
     except (NotFound, InvalidInput):
         return ""
+
+
+def _backing_name(file: BinaryIO, head: bytes) -> str:
+    offset, length = _HEADER.unpack(head)[2:4]
+    if not offset or length > 1023:
+        return ""
+    file.seek(offset)
+    return file.read(length).decode("utf-8", "surrogateescape")
 
 
 def _open(path: Path, what: str) -> BinaryIO:
@@ -129,22 +133,22 @@ def _check_qcow2(file: BinaryIO, what: str) -> int:
         raise InvalidInput(f"{what}: expected a qcow2 disk of version 2 or 3, found a damaged header")
     if backing:
         raise InvalidInput(
-            f'{what}: it has a backing file, "{_shown(backing_of(Path(file.name)))}"; expected a disk that stands '
+            f'{what}: it has a backing file, "{_shown(_backing_name(file, head))}"; expected a disk that stands '
             "alone (qemu-img convert makes one)"
         )
     if encryption:
         raise InvalidInput(f"{what}: expected a disk that is not encrypted")
     if version == 3:
-        _check_features(file, what)
+        _check_features(file, 1 << cluster_bits, what)
     return int(size)
 
 
-def _check_features(file: BinaryIO, what: str) -> None:
+def _check_features(file: BinaryIO, cluster: int, what: str) -> None:
     head = file.read(_VERSION_3.size)
     if len(head) < _VERSION_3.size:
         raise InvalidInput(f"{what}: expected a qcow2 disk, found only the beginning of one")
     incompatible, length = _VERSION_3.unpack(head)[0], _VERSION_3.unpack(head)[4]
-    if incompatible & _EXTERNAL or _DATA_FILE in _extensions(file, length):
+    if incompatible & _EXTERNAL or _DATA_FILE in _extensions(file, length, cluster):
         raise InvalidInput(f"{what}: its data are in another file; expected a disk that stands alone")
     if incompatible & (_DIRTY | _CORRUPT):
         raise InvalidInput(f"{what}: it is marked as damaged or still in use; qemu-img check -r all repairs a copy")
@@ -152,11 +156,11 @@ def _check_features(file: BinaryIO, what: str) -> None:
         raise InvalidInput(f"{what}: it has features that are not known here ({incompatible:#x})")
 
 
-def _extensions(file: BinaryIO, start: int) -> set[int]:
-    """Return the kinds of the header's extensions."""
+def _extensions(file: BinaryIO, start: int, cluster: int) -> set[int]:
+    """Return the kinds of the header's extensions, which lie in the first cluster."""
     found: set[int] = set()
     file.seek(start)
-    while len(found) < 64:
+    while file.tell() < cluster:
         head = file.read(8)
         kind, length = struct.unpack(">II", head) if len(head) == 8 else (0, 0)
         if not kind:

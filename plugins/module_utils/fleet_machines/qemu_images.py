@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, ProcessFailed, StateDamaged, Unavailable
     from fleet_core.images import GOLDEN, Image, ImageSpec, newest
     from fleet_core.machines import Machine, MachineSpec
+    from fleet_core.quantities import format_size
     from fleet_node import paths
 else:
     try:
@@ -44,6 +45,7 @@ else:
         )
         from ..fleet_core.images import GOLDEN, Image, newest
         from ..fleet_core.machines import MachineSpec
+        from ..fleet_core.quantities import format_size
         from ..fleet_node import paths
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import (
@@ -57,13 +59,15 @@ else:
         )
         from fleet_core.images import GOLDEN, Image, newest
         from fleet_core.machines import MachineSpec
+        from fleet_core.quantities import format_size
         from fleet_node import paths
 
 IMAGES, CACHE = "images", "cache"  # folders beside those of machines, which therefore cannot have these names
 DISK, RECORD = "disk.qcow2", "image.json"
 BUILD = "build"  # the role of a machine that an image is built in
 DEFAULT_DISK = 8 * 1024**3
-_UNFINISHED = ".building-"
+_UNFINISHED, _REMOVED = ".building-", ".removed-"
+POWER_OFF = 60.0  # seconds
 _CLEANING = 120.0  # seconds to remove what a build needed, after its own time is over
 
 # The end of the machine. What services would write while they stop is not wanted, and the file systems shall be clean:
@@ -206,6 +210,7 @@ class QemuImages:
             try:
                 size = self._build(spec, base, machine, work, job)
                 self._write(work, _record(spec, disk=size, file=work / DISK))
+                self._discard(name)  # a damaged one of that name
                 os.rename(work, self.folder / name)
             finally:
                 self._clean(name, machine, Job.lasting(_CLEANING, job.report))
@@ -220,7 +225,9 @@ class QemuImages:
         provider = self._provider
         size = spec.disk or max(base.size, DEFAULT_DISK)
         if size < base.size:
-            raise InvalidInput(f"{what}: disk: expected at least the {base.size} bytes of its base, found {size}")
+            raise InvalidInput(
+                f"{what}: disk: expected at least the {format_size(base.size)} of its base, found {format_size(size)}"
+            )
         own = spec.base.startswith("debian:")
         user_data = spec.user_data if own else with_agent(spec.user_data)
         wanted = MachineSpec(
@@ -263,7 +270,7 @@ class QemuImages:
         ran = self._provider.run(machine, LAST_WORDS, job)
         if ran.code:
             raise ProcessFailed(f"{what}: it could not be powered off: {golden.said(ran)}")
-        until = time.monotonic() + 60
+        until = time.monotonic() + POWER_OFF
         while self._provider.state(machine) not in ("stopped", "") and time.monotonic() < until and job.left():
             job.pause(0.5)
         if self._provider.state(machine) not in ("stopped", ""):
@@ -293,20 +300,26 @@ class QemuImages:
         if image is None:
             raise NotFound(f"{what}: there is no golden image of that name")
         with locked(self.folder / f".{image.family}.lock", job, f"{what}: another operation"):
-            path = self.folder / name
             over = [machine.name for machine in self._provider.describe().values() if machine.image == name]
             if over:
                 raise Conflict(f"{what}: machine {', '.join(over)} is made from it; delete that first")
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(path, self.folder / f"{_UNFINISHED}{name}")  # from here on it is no image any more
+            self._discard(name)
             self._clean(name, f"build-{image.family}", job)
+
+    def _discard(self, name: str) -> None:
+        """Remove an image. The first rename ends it; what a crash leaves then is nothing but files."""
+        removed = self.folder / f"{_REMOVED}{name}"
+        clear(removed)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.folder / name, removed)
+        clear(removed)
 
     def _clean(self, name: str, machine: str, job: Job) -> None:
         """Remove what a build leaves: its machine and its folder."""
         if self._provider.state(machine):
             self._provider.delete(machine, job)
-        for path in self.folder.glob(f"{_UNFINISHED}{name}"):
-            clear(path)
+        clear(self.folder / f"{_UNFINISHED}{name}")
+        clear(self.folder / f"{_REMOVED}{name}")
 
     # -- records ------------------------------------------------------------------------------------------------------
 
