@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from . import golden
 from .checkpoint_notes import Notes
+from .checkpoint_trials import SCRATCH, UP, Verified, machine_of, scratch, stopped
 from .provider import Job, Provider
 from .records import Record
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fleet_core import manifests
     from fleet_core.checkpoints import KINDS, Checkpoint, check_checkpoint_name
     from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, ProcessFailed
-    from fleet_core.machines import Machine, MachineSpec, Network
+    from fleet_core.machines import Machine
     from fleet_core.moments import iso, moment
     from fleet_core.retention import Retention, surplus
     from fleet_core.triggers import Triggers, Usage, due, usage_from
@@ -28,7 +28,6 @@ else:
         from ..fleet_core import manifests
         from ..fleet_core.checkpoints import KINDS, check_checkpoint_name
         from ..fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, ProcessFailed
-        from ..fleet_core.machines import MachineSpec, Network
         from ..fleet_core.moments import iso, moment
         from ..fleet_core.retention import Retention, surplus
         from ..fleet_core.triggers import Usage, due, usage_from
@@ -36,31 +35,12 @@ else:
         from fleet_core import manifests
         from fleet_core.checkpoints import KINDS, check_checkpoint_name
         from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, ProcessFailed
-        from fleet_core.machines import MachineSpec, Network
         from fleet_core.moments import iso, moment
         from fleet_core.retention import Retention, surplus
         from fleet_core.triggers import Usage, due, usage_from
 
 LATEST = "latest"
-SCRATCH = "verify-"  # what a machine is called that exists to verify a checkpoint
-_TO_PUT_BACK = 180.0  # seconds for what must be done whatever the deadline
-_LONGEST_COMMENT = 500
-_UP = ("running", "starting", "suspended")
-
-
-@dataclass(frozen=True)
-class Verified:
-    """how: "hash" or "restore". found: what was found, for people. diff: in what a restored machine differs."""
-
-    how: str
-    at: str
-    ok: bool
-    found: str
-    diff: manifests.ManifestDiff | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        values = {"how": self.how, "at": self.at, "ok": self.ok, "found": self.found}
-        return values if self.diff is None else {**values, "diff": self.diff.to_dict()}
+LONGEST_COMMENT = 500
 
 
 class Keeper:
@@ -149,28 +129,47 @@ class Keeper:
         live: whether with its memory; None: as the provider can. stop: whether a running machine may be stopped for it,
         and is started again.
         """
-        check_checkpoint_name(checkpoint)
-        what = f'checkpoint "{checkpoint}" of machine "{name}"'
-        if kind not in KINDS:
-            raise InvalidInput(f"{what}: kind: expected one of {', '.join(KINDS)}, found {kind!r}")
-        if len(comment) > _LONGEST_COMMENT or not comment.isprintable():
-            raise InvalidInput(f"{what}: comment: expected one line of at most {_LONGEST_COMMENT} characters")
-        folders = manifests.check_folders(f"{what}: folders", tuple(folders))
+        folders = check_request(name, checkpoint, kind, comment, folders)
         with self.notes.locked(name, job):
             known = self.tree([name]).get(name, ())
-            if any(one.name == checkpoint for one in known):
-                raise Conflict(f"{what}: there is one of that name already")
-            machine = self._machine(name)
-            offline = self._offline(machine, what, live, stop)
-            if folders and machine.state != "running":
-                raise Conflict(f"{what}: it is {machine.state}, and a manifest is made inside a running machine")
+            machine = machine_of(self._provider, name)
+            offline = self.admit(machine, checkpoint, known, folders=folders, live=live, stop=stop)
             manifest = self.look(name, folders, job) if folders else None
             self.notes.tidy(name, (one.name for one in known))
             self.notes.put(name, checkpoint, self._new_note(kind, comment, manifest, usage, reason), manifest)
-            with self._stopped(machine, job) if offline else contextlib.nullcontext():
+            with stopped(self._provider, machine, job) if offline else contextlib.nullcontext():
                 made = self._save(name, checkpoint, job, comment)
             self.notes.set_current(name, checkpoint)
             return _noted(made, self.notes.get(name, checkpoint))
+
+    def admit(
+        self,
+        machine: Machine,
+        checkpoint: str,
+        known: Sequence[Checkpoint],
+        *,
+        folders: Sequence[str] = (),
+        live: bool | None = None,
+        stop: bool = False,
+    ) -> bool:
+        """Tell whether a machine is to be stopped for a checkpoint. Raises Conflict when none can be taken."""
+        what = f'checkpoint "{checkpoint}" of machine "{machine.name}"'
+        can, up = self._provider.capabilities.live_checkpoints, machine.state in UP
+        if machine.name.startswith(SCRATCH):
+            raise Conflict(f"{what}: that machine exists to verify a checkpoint; expected one of your own")
+        if any(one.name == checkpoint for one in known):
+            raise Conflict(f"{what}: there is one of that name already")
+        if live and not can:
+            raise Conflict(f"{what}: provider {self._provider.name} saves stopped machines only, not live ones")
+        if live and not up:
+            raise Conflict(f"{what}: it is {machine.state}; expected a running machine for a live checkpoint")
+        offline = up and not (can and live is not False)
+        if offline and not stop:
+            why = "" if can else f", and provider {self._provider.name} saves stopped machines only"
+            raise Conflict(f"{what}: it is {machine.state}{why}; set stop: true to stop it and start it again")
+        if folders and machine.state != "running":
+            raise Conflict(f"{what}: it is {machine.state}, and a manifest is made inside a running machine")
+        return offline
 
     def restore(self, name: str, checkpoint: str, job: Job) -> str:
         """Put a machine back to a checkpoint and return that one's name; it runs afterwards if it ran before.
@@ -179,14 +178,14 @@ class Keeper:
         """
         with self.notes.locked(name, job):
             checkpoint = self.resolve(name, checkpoint)
-            machine = self._machine(name)
-            up = machine.state in _UP
+            machine = machine_of(self._provider, name)
+            up = machine.state in UP
             if up and not self._provider.capabilities.live_checkpoints:
                 job.report("power it off")
                 self._provider.stop(name, job, force=True)
             self._provider.restore(name, checkpoint, job)
             self.notes.set_current(name, checkpoint)
-            if up and self._machine(name).state not in _UP:
+            if up and machine_of(self._provider, name).state not in UP:
                 self._provider.start(name, job)
             return checkpoint
 
@@ -198,16 +197,22 @@ class Keeper:
                 self._provider.delete_checkpoint(name, checkpoint, job)
             self.notes.tidy(name, (one for one in known if one != checkpoint))
 
-    def surplus(self, names: Sequence[str] | None, retention: Retention) -> dict[str, tuple[Checkpoint, ...]]:
-        """Return the checkpoints that retention does not keep. Those that machines were forked from are kept."""
+    def surplus(
+        self, names: Sequence[str] | None, retention: Retention, coming: Mapping[str, Checkpoint] | None = None
+    ) -> dict[str, tuple[Checkpoint, ...]]:
+        """Return the checkpoints that retention does not keep. Those that machines were forked from are kept.
+
+        coming: by machine, one that will have been taken by then.
+        """
         forked = {machine.image.partition(":")[2] for machine in self._provider.describe().values()}
         found = {}
         for name, known in self.tree(names).items():
+            new = (coming or {}).get(name)
             gone = surplus(
-                known,
+                known if new is None else (*known, new),
                 iso(self._clock()),
                 retention,
-                current=self.notes.current(name),
+                current=self.notes.current(name) if new is None else new.name,
                 chained=self._provider.capabilities.chained_checkpoints,
                 pinned={one.name for one in known if f"{name}.{one.name}" in forked},
             )
@@ -250,61 +255,38 @@ class Keeper:
         """
         if how not in ("hash", "restore"):
             raise InvalidInput(f"verify: expected hash or restore, found {how!r}")
+        if name.startswith(SCRATCH):
+            raise Conflict(f'machine "{name}": it exists to verify a checkpoint; expected one of your own')
         checkpoint = self.resolve(name, checkpoint)
         job = job or Job.lasting(900.0)
         at = iso(self._clock())
         try:
             known = bool(self.note(name, checkpoint).get("digest"))
             expected = self.notes.manifest(name, checkpoint) if known else None
-            diff = self._restored(name, checkpoint, expected, job, stop) if how == "restore" else None
+            diff = self._forked(name, checkpoint, expected, job, stop) if how == "restore" else None
         except (Conflict, InvalidInput):
             raise  # it could not be tried
         except FleetError as error:
-            found = Verified(how, at, False, error.message)
+            result = Verified(how, at, False, error.message)
         else:
             told = "it boots" if how == "restore" else "the provider has it"
             if expected is None:
-                found = Verified(how, at, True, f"{told}; it has no manifest")
+                result = Verified(how, at, True, f"{told}; it has no manifest")
             elif diff:
-                found = Verified(how, at, False, f"{told}, but of {expected.files} files: {diff}", diff)
+                result = Verified(how, at, False, f"{told}, but of {expected.files} files: {diff}", diff)
             else:
-                found = Verified(how, at, True, f"{told}, and the manifest of {expected.files} files fits", diff)
-        self.notes.update(name, checkpoint, verified=found.to_dict())
-        return found
+                result = Verified(how, at, True, f"{told}, and the manifest of {expected.files} files fits", diff)
+        self.notes.update(name, checkpoint, verified=result.to_dict())
+        return result
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
-    def _machine(self, name: str) -> Machine:
-        found = self._provider.describe([name]).get(name)
-        if found is None:
-            raise NotFound(f'machine "{name}": not there with provider {self._provider.name}')
-        return found
-
-    def _offline(self, machine: Machine, what: str, live: bool | None, stop: bool) -> bool:
-        """Tell whether the machine is to be stopped. Raises Conflict when that is not allowed, or it cannot be live."""
-        can, up = self._provider.capabilities.live_checkpoints, machine.state in _UP
-        if live and not can:
-            raise Conflict(f"{what}: provider {self._provider.name} saves stopped machines only, not live ones")
-        if live and not up:
-            raise Conflict(f"{what}: it is {machine.state}; expected a running machine for a live checkpoint")
-        if not up or (can and live is not False):
-            return False
-        if not stop:
-            why = "" if can else f", and provider {self._provider.name} saves stopped machines only"
-            raise Conflict(f"{what}: it is {machine.state}{why}; set stop: true to stop it and start it again")
-        return True
-
-    @contextlib.contextmanager
-    def _stopped(self, machine: Machine, job: Job) -> Iterator[None]:
-        """Stop a machine and start it again, whatever happened meanwhile."""
-        job.report("stop it")
-        self._provider.stop(machine.name, job)
-        try:
-            yield
-        finally:
-            late = Job.lasting(max(job.left(), _TO_PUT_BACK), job.report)
-            if self._machine(machine.name).state not in ("running", "starting"):
-                self._provider.start(machine.name, late)
+    def _forked(
+        self, name: str, checkpoint: str, expected: manifests.Manifest | None, job: Job, stop: bool
+    ) -> manifests.ManifestDiff | None:
+        """Return in what a scratch machine forked from a checkpoint differs from the manifest."""
+        with scratch(self._provider, self.notes, name, checkpoint, job, stop) as forked:
+            return manifests.verify(expected, self.look(forked, expected.folders, job)) if expected else None
 
     def _save(self, name: str, checkpoint: str, job: Job, comment: str) -> Checkpoint:
         job.report("save it")
@@ -334,42 +316,17 @@ class Keeper:
             raise InvalidInput(f"checkpoint {reference!r}: expected MACHINE.CHECKPOINT")
         return self.manifest(name, checkpoint)
 
-    def _restored(
-        self, name: str, checkpoint: str, expected: manifests.Manifest | None, job: Job, stop: bool
-    ) -> manifests.ManifestDiff | None:
-        """Fork a scratch machine and return in what it differs; nothing of it is left."""
-        scratch = SCRATCH + hashlib.sha256(f"{name}.{checkpoint}".encode()).hexdigest()[:10]
-        image = f"instance:{name}.{checkpoint}"
-        what = f'checkpoint "{checkpoint}" of machine "{name}"'
-        capabilities = self._provider.capabilities
-        if name.startswith(SCRATCH):
-            raise Conflict(f"{what}: it is a machine that exists to verify another; expected one of your own")
-        with self.notes.locked(scratch, job):
-            left = self._provider.describe([scratch]).get(scratch)
-            if left is not None and left.image not in (image, ""):
-                raise Conflict(f'machine "{scratch}": expected none, found one made from {left.image}')
-            machine = self._machine(name)
-            up = machine.state in _UP and not capabilities.live_checkpoints
-            if up and not stop:
-                raise Conflict(
-                    f"{what}: machine {name} is {machine.state}, and provider {self._provider.name} forks stopped ones "
-                    "only; set stop: true to stop it and start it again"
-                )
-            networks = (Network(capabilities.isolated),) if capabilities.isolated else None
-            spec = MachineSpec(scratch, self._provider.name, image, networks=networks, tags=("scratch",))
-            try:
-                if left is not None:
-                    self._provider.delete(scratch, job)
-                job.report(f"fork {scratch} from it")
-                with self._stopped(machine, job) if up else contextlib.nullcontext():
-                    self._provider.create(spec, job)
-                if expected is None:
-                    return None
-                return manifests.verify(expected, self.look(scratch, expected.folders, job))
-            finally:
-                job.report(f"delete {scratch}")
-                self._provider.delete(scratch, Job.lasting(max(job.left(), _TO_PUT_BACK), job.report))
-                self.notes.forget(scratch)
+
+def check_request(
+    name: str, checkpoint: str, kind: str = "manual", comment: str = "", folders: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return the folders as a manifest names them. Raises InvalidInput for what no machine could be asked for."""
+    what = f'checkpoint "{check_checkpoint_name(checkpoint)}" of machine "{name}"'
+    if kind not in KINDS:
+        raise InvalidInput(f"{what}: kind: expected one of {', '.join(KINDS)}, found {kind!r}")
+    if len(comment) > LONGEST_COMMENT or not comment.isprintable():
+        raise InvalidInput(f"{what}: comment: expected one line of at most {LONGEST_COMMENT} characters")
+    return manifests.check_folders(f"{what}: folders", tuple(folders))
 
 
 def newest_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
