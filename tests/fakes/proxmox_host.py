@@ -229,6 +229,8 @@ def _interface(name: str, mac: str, address: str) -> dict[str, Any]:
 class Host:
     """A running cluster with one node, pve1, a template and a token that may do everything."""
 
+    pve_class: type[Pve] = Pve
+
     pve_class = Pve
 
     def __init__(self, folder: Path, time_scale: float = 0.0) -> None:
