@@ -110,21 +110,6 @@ def check_name(name: str) -> str:
     return name
 
 
-def clone_options(guest: Guest, checkpoint: str = "", storage: str = "", linked: bool = True) -> dict[str, Any]:
-    """Return the parameters of a clone that say what is copied.
-
-    Only templates can be cloned without copying their disks; a snapshot, or a machine that is none, is always copied in
-    full. A storage can be given for those copies only.
-    """
-    full = not guest.template or bool(checkpoint) or not linked
-    options: dict[str, Any] = {"full": full}
-    if checkpoint:
-        options["snapname"] = checkpoint
-    if full and storage:
-        options["storage"] = storage
-    return options
-
-
 class Checkpoints:
     """Of all machines of a provider, from several threads at once.
 
