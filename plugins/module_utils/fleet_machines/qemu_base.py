@@ -30,8 +30,10 @@ else:
         from fleet_core.errors import InvalidInput, StateDamaged
         from fleet_node import paths
 
-# Debian's security updates go on: what was built longer ago is built anew.
-LONGEST_USE = 30 * 24 * 3600.0
+# Debian's security updates go on: what was built longer ago is built anew, and sooner for an image that is built again
+# for newer packages.
+A_DAY = 24 * 3600.0
+LONGEST_USE = 30 * A_DAY
 
 MOUNTS = "/proc/self/mountinfo"
 
@@ -53,7 +55,7 @@ class Bases:
         if spec.base.startswith("debian:"):
             if spec.checksum:
                 raise InvalidInput(f"{what}: checksum: expected none, as it is built from packages")
-            return self.debian(spec.base, job)
+            return self.debian(spec.base, job, A_DAY if spec.build else LONGEST_USE)
         if spec.base.startswith(("https://", "http://")):
             return inspect(self._download(spec, what, job), what)
         path = file_of(spec.base)
@@ -67,12 +69,15 @@ class Bases:
             downloads.verify(path, spec.checksum, job, what)
         return inspect(path, what)
 
-    def debian(self, reference: str, job: Job) -> DiskFile:
-        """Return a base built from Debian's packages: the cached one, if it is of the same inputs and not too old."""
+    def debian(self, reference: str, job: Job, longest: float = LONGEST_USE) -> DiskFile:
+        """Return a base built from Debian's packages: the cached one, if it is of the same inputs and not too old.
+
+        longest: seconds for which a cached one is used.
+        """
         base = qemu_base_debian.debian_base(reference, job, self._mirror)
         path = self.cache / f"{base.name}.qcow2"
         with self._locked(base.name, job) as held:
-            if not _fresh(path):
+            if not _fresh(path, longest):
                 work = self.cache / f".{base.name}.work"
                 clear(work)
                 work.mkdir(mode=0o700)
@@ -174,8 +179,8 @@ def _make(folder: Path) -> None:
         paths.make_private(folder)
 
 
-def _fresh(path: Path) -> bool:
+def _fresh(path: Path, longest: float) -> bool:
     try:
-        return time.time() - path.stat().st_mtime < LONGEST_USE
+        return time.time() - path.stat().st_mtime < longest
     except FileNotFoundError:
         return False

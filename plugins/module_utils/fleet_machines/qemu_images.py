@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, ProcessFailed, StateDamaged, Unavailable
     from fleet_core.images import GOLDEN, Image, ImageSpec, newest
     from fleet_core.machines import Machine, MachineSpec
+    from fleet_core.moments import precise
     from fleet_core.quantities import format_size
     from fleet_node import paths
 else:
@@ -45,6 +46,7 @@ else:
         )
         from ..fleet_core.images import GOLDEN, Image, newest
         from ..fleet_core.machines import MachineSpec
+        from ..fleet_core.moments import precise
         from ..fleet_core.quantities import format_size
         from ..fleet_node import paths
     except ImportError:  # installed as a top-level package
@@ -59,6 +61,7 @@ else:
         )
         from fleet_core.images import GOLDEN, Image, newest
         from fleet_core.machines import MachineSpec
+        from fleet_core.moments import precise
         from fleet_core.quantities import format_size
         from fleet_node import paths
 
@@ -129,9 +132,6 @@ class Host(Protocol):
 
     def flatten(self, name: str, target: Path, job: Job, options: Sequence[str] = ()) -> None:
         """Write the disk of a stopped machine to a new file that stands alone. options: of qemu-img convert."""
-
-    def describe(self, names: Sequence[str] | None = None, *, full: bool = False) -> dict[str, Machine]:
-        """See Provider."""
 
 
 class QemuImages:
@@ -294,15 +294,12 @@ class QemuImages:
     # -- removing -----------------------------------------------------------------------------------------------------
 
     def delete(self, name: str, job: Job) -> None:
-        """Remove an image, whole or not. Raises Conflict if the disk of a machine needs it."""
+        """Remove an image, whole or not. Machines that were made from it have its file under another name."""
         what = f'image "{name}"'
         image = {image.name: image for image in self.all()}.get(name)
         if image is None:
             raise NotFound(f"{what}: there is no golden image of that name")
         with locked(self.folder / f".{image.family}.lock", job, f"{what}: another operation"):
-            over = [machine.name for machine in self._provider.describe().values() if machine.image == name]
-            if over:
-                raise Conflict(f"{what}: machine {', '.join(over)} is made from it; delete that first")
             self._discard(name)
             self._clean(name, f"build-{image.family}", job)
 
@@ -360,7 +357,7 @@ def _record(spec: ImageSpec, incomplete: str = "", disk: int = 0, file: Path | N
     return {
         "base": spec.base,
         "inputs": spec.inputs,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": precise(time.time()),
         "incomplete": incomplete,
         "detail": {**detail, "parts": dict(spec.parts)},
     }

@@ -48,7 +48,6 @@ class Pretender:
         self.scripts: list[str] = []
         self.answers: Callable[[str], Ran] = lambda script: Ran(0)
         self.failure: FleetError | None = None
-        self.users: dict[str, Machine] = {}
         self.refused = ""
 
     def create(self, spec: MachineSpec, job: Job, *, role: str = "", backing: Disk | None = None) -> Machine:
@@ -93,9 +92,6 @@ class Pretender:
                 f'machine "{name}": qemu-img convert: it ended with 1: compression type is not supported'
             )
         self.disks.flatten(name, target, -1, job, options)
-
-    def describe(self, names: Sequence[str] | None = None, *, full: bool = False) -> dict[str, Machine]:
-        return self.users
 
 
 @pytest.fixture
@@ -306,16 +302,16 @@ def test_a_damaged_record_hides_no_image(host: Pretender, base: Path, content: s
 # -- deleting ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_image_that_machines_need_stays(host: Pretender, base: Path) -> None:
+def test_a_machine_keeps_the_file_of_an_image_that_is_deleted(host: Pretender, base: Path) -> None:
     images = QemuImages(host)
-    name = images.build(spec_of(base), job()).name
-    host.users = {"one": Machine("one", "qemu", image=name), "two": Machine("two", "qemu", image="other")}
-    with pytest.raises(Conflict) as error:
-        images.delete(name, job())
-    assert error.value.message == f'image "{name}": machine one is made from it; delete that first'
-    host.users = {}
-    images.delete(name, job())
-    assert left(host) == set()
+    image = images.build(spec_of(base), job())
+    host.disks.make("one", -1)
+    host.disks.link_base("one", images.disk_of("python").path, "test", -1)
+    images.delete(image.name, job())
+    assert images.all() == ()
+    assert left(host) == {"one/base"}
+    content = (host.folder / "one" / "base").read_bytes()
+    assert image.detail["checksum"] == "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def test_deleting_what_is_not_there_is_told(host: Pretender) -> None:
@@ -448,6 +444,16 @@ def test_an_old_base_is_built_anew(tmp_path: Path, built: list[str]) -> None:
     old = time.time() - qemu_base.LONGEST_USE - 1
     os.utime(found.path, (old, old))
     Bases(tmp_path / "cache").debian("debian:12", job())
+    assert len(built) == 2
+
+
+def test_an_image_that_is_built_again_gets_the_packages_of_today(tmp_path: Path, built: list[str]) -> None:
+    found = Bases(tmp_path / "cache").debian("debian:12", job())
+    old = time.time() - 2 * qemu_base.A_DAY
+    os.utime(found.path, (old, old))
+    Bases(tmp_path / "cache").resolve(spec_of("debian:12"), job())
+    assert len(built) == 1
+    Bases(tmp_path / "cache").resolve(spec_of("debian:12", build="again"), job())
     assert len(built) == 2
 
 
