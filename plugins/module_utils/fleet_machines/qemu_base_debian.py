@@ -292,21 +292,36 @@ def _sources(suite: str, mirror: str, what: str, job: Job) -> tuple[str, ...]:
         root = mirror.rstrip("/")
         found = [f"{root} {suite}", f"{root} {suite}-updates", f"{root}-security {suite}-security"]
     else:
-        own = _own_suite()
-        form = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)"
-        for line in _apt(["apt-get", "indextargets", "--format", form], what, job):
-            uri, release, component, *origin = line.split(maxsplit=3)
-            if own and origin == ["Debian"] and component == "main" and release.partition("-")[0] == own:
-                found.append(f"{uri} {release.replace(own, suite)}")
+        found = sorted(_own_mirrors(suite, what, job))
     if not found:
         raise Unavailable(
-            f"{what}: apt of this host knows no mirror of Debian; expected one in the setting mirror (or, on Debian, "
-            "apt-get update)"
+            f"{what}: apt of this host has no source of Debian's packages; expected one, or an address in the "
+            "setting mirror"
         )
     for line in found:
         if "@" in line or not re.match(r"(https?|file|copy|mirror\+\w+)://?\S+ \S+$", line):
             raise InvalidInput(f"{what}: mirror: expected an address without a password, such as of an apt source")
     return tuple(dict.fromkeys(f"deb [signed-by={KEYRING}] {line} main" for line in found))
+
+
+def _own_mirrors(suite: str, what: str, job: Job) -> set[str]:
+    """Return where this host's apt gets Debian's packages, for another release."""
+    own = _own_suite()
+    if not own:
+        return set()
+    found = set()
+    for line in _apt(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)"], what, job
+    ):
+        uri, release, component, *origin = line.split(maxsplit=3)
+        if origin == ["Debian"] and component == "main" and release.partition("-")[0] == own:
+            found.add(f"{uri} {release.replace(own, suite)}")
+    if not found:  # no lists of packages are there; then nothing tells whose a source is but its path
+        for line in _apt(["apt-get", "update", "--print-uris"], what, job):
+            parts = re.match(rf"'(\S+/debian(?:-security)?/)dists/({own}(?:-\w+)?)/InRelease'", line)
+            if parts:
+                found.add(f"{parts[1]} {parts[2].replace(own, suite)}")
+    return found
 
 
 def _own_suite() -> str:

@@ -507,6 +507,22 @@ def test_only_the_mirrors_of_this_host_are_used(monkeypatch: pytest.MonkeyPatch)
     assert "secret" not in found.name
 
 
+def test_a_host_without_lists_of_packages_has_sources_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {
+        "update": "'http://a.test/debian/dists/bookworm/InRelease' a.test_debian_InRelease 0 \n"
+        "'http://a.test/debian-security/dists/bookworm-security/InRelease' a.test_InRelease 0 \n"
+        "'http://b.test/docker/dists/bookworm/InRelease' b.test_InRelease 0 \n",
+    }
+    monkeypatch.setattr(qemu_base_debian, "_apt", lambda command, what, job: said.get(command[1], "").splitlines())
+    monkeypatch.setattr(qemu_base_debian, "_own_suite", lambda: "bookworm")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    found = qemu_base_debian.debian_base("debian:13", job())
+    assert [line.partition("] ")[2] for line in found.sources] == [
+        "http://a.test/debian-security/ trixie-security main",
+        "http://a.test/debian/ trixie main",
+    ]
+
+
 def test_a_mirror_with_a_password_is_refused() -> None:
     with pytest.raises(InvalidInput) as error:
         qemu_base_debian.debian_base("debian:12", job(), "http://me:secret@mirror.test/debian")
