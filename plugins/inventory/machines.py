@@ -132,7 +132,8 @@ options:
   duplicates:
     description:
       - What to do when two machines would be the same host, such as those of one name with two providers.
-      - V(suffix) calls each of them C(NAME.PROVIDER), and C(NAME.PROVIDER.NODE) when that is the same, too.
+      - V(suffix) calls each of them C(NAME.PROVIDER), and C(NAME.PROVIDER.NODE) when that is the same, too. The node
+        C(localhost) is C(here) then.
     type: str
     choices: [error, suffix]
     default: error
@@ -200,6 +201,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
+from ansible.template import trust_as_template
 
 from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_core.errors import FleetError, InvalidInput
 from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_machines.known_hosts import Keys
@@ -289,18 +291,26 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     def _add_host(self, name: str, found: Found, variables: dict[str, Any]) -> None:
         self.inventory.add_host(name)
         for key, value in variables.items():
-            self.inventory.set_variable(name, key, value)
+            self.inventory.set_variable(name, key, checked(key, value))
         for group in machine_hosts.groups_of(found, self.get_option("group_by"), self.get_option("group_prefix")):
             self.inventory.add_group(group)
             self.inventory.add_child(group, name)
         strict = self.get_option("strict")
         compose, groups, keyed = (self.get_option(option) for option in ("compose", "groups", "keyed_groups"))
-        if compose:
-            self._set_composite_vars(compose, variables, name, strict=strict)
-        if groups:
-            self._add_host_to_composed_groups(groups, variables, name, strict=strict)
-        if keyed:
-            self._add_host_to_keyed_groups(keyed, variables, name, strict=strict)
+        if not (compose or groups or keyed):
+            return
+        seen = self.inventory.get_host(name).get_vars()
+        self._set_composite_vars(compose, seen, name, strict=strict)
+        self._add_host_to_composed_groups(groups, seen, name, strict=strict)
+        self._add_host_to_keyed_groups(keyed, seen, name, strict=strict)
+
+
+def checked(key: str, value: Any) -> Any:
+    """Return what we have composed of checked parts as text like any other, so that `ansible-inventory --list` shows
+    it plainly. What machines say stays untrusted."""
+    if key != machine_hosts.VARIABLE and isinstance(value, str) and "{" not in value:
+        return trust_as_template(value)
+    return value
 
 
 def plain(value: Any) -> Any:

@@ -27,6 +27,7 @@ from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_core.names im
 HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
 GROUPS = ("provider", "image", "project", "tag", "state", "node")
 VARIABLE = "fleet_machine"
+HERE = "localhost"  # what the node is called that is no other
 
 _TEXTS = ("provider", "image", "user_data", "project", "login", "incomplete")
 _NUMBERS = ("cpu", "memory", "disk", "checkpoints")
@@ -74,7 +75,7 @@ def machine_from(data: object) -> dict[str, Any]:
 
     Raises InvalidInput for what is no machine.
     """
-    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
+    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str) or not data["name"]:
         raise InvalidInput(f"expected a machine with a name, found {describe(data)}")
     where = f"machine {data['name']!r}"
     found: dict[str, Any] = {"name": str(data["name"])}
@@ -133,6 +134,7 @@ def unique(names: Sequence[str], found: Sequence[Found], duplicates: str) -> lis
                 )
             for index in group:
                 suffix = found[index].place.provider if add == "provider" else found[index].node
+                suffix = "here" if suffix == HERE else suffix  # a name below localhost is this computer's
                 result[index] = check_host_name(f"{result[index]}.{re.sub(r'[^A-Za-z0-9-]', '-', suffix).strip('-')}")
     for group in _same(result):
         raise Conflict(f'machine "{result[group[0]]}": there are {len(group)} of this name on one node')

@@ -35,11 +35,10 @@ from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_core.names im
 )
 from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_core.quantities import parse_duration
 from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_machines import providers
-from ansible_collections.autovibe.fleet.plugins.plugin_utils.machine_hosts import Place, machine_from
+from ansible_collections.autovibe.fleet.plugins.plugin_utils.machine_hosts import HERE, Place, machine_from
 
 KEYS = ("name", "node", "host", "settings", "state_dir", "command", "ssh_args", "jump", "timeout", "full")
 HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_\[][A-Za-z0-9_.:%\[\]-]*")
-HERE = "localhost"
 
 _SECRET = re.compile(r"secret|passw|passphrase|private|token(?!_id)", re.IGNORECASE)
 _OPTIONS = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=10", "ServerAliveCountMax=3")
