@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.requirements import require_tool
+import yaml
+from tests.requirements import require_success, require_tool
 
 from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, ProcessFailed, StateDamaged, TimedOut
 from fleet_core.images import ImageSpec
@@ -27,6 +28,7 @@ from fleet_machines.provider import Job, Ran
 from fleet_machines.qemu_base import Bases, clear
 from fleet_machines.qemu_disks import Disks
 from fleet_machines.qemu_images import LAST_WORDS, Disk, QemuImages
+from fleet_machines.qemu_images_user_data import with_agent
 
 MIB = 1024**2
 
@@ -527,3 +529,35 @@ def test_a_mirror_with_a_password_is_refused() -> None:
     with pytest.raises(InvalidInput) as error:
         qemu_base_debian.debian_base("debian:12", job(), "http://me:secret@mirror.test/debian")
     assert "secret" not in error.value.message
+
+
+_MERGE = """
+import os, sys, tempfile
+from cloudinit import helpers, user_data
+from cloudinit.handlers.cloud_config import CloudConfigPartHandler
+folder = tempfile.mkdtemp()
+paths = helpers.Paths({"cloud_dir": folder, "run_dir": folder})
+handler = CloudConfigPartHandler(paths)
+handler.cloud_fn = os.path.join(folder, "merged")
+def take(*words):
+    handler.handle_part(None, *words)
+take("__begin__", None, None, None, None)
+for part in user_data.UserDataProcessor(paths).process(sys.stdin.read()).walk():
+    if not part.is_multipart():
+        text = part.get_payload(decode=True).decode()
+        take(part.get_content_type(), part.get_filename(), text, "always", dict(part))
+take("__end__", None, None, None, None)
+print(open(handler.cloud_fn).read())
+"""
+
+
+def test_cloud_init_itself_adds_the_agent_to_what_was_given() -> None:
+    python = "/usr/bin/python3"
+    require_success([python, "-c", "import cloudinit"], "to merge user data as a machine does")
+    given = with_agent("#cloud-config\npackages: [git]\nruncmd:\n  - [touch, /a]\n")
+    done = subprocess.run([python, "-c", _MERGE], input=given, capture_output=True, text=True, check=True)
+    merged = yaml.safe_load(done.stdout)
+    assert merged["packages"] == ["git"]
+    assert merged["runcmd"][0] == ["touch", "/a"]
+    assert "qemu-guest-agent" in merged["runcmd"][1]
+    assert len(merged["runcmd"]) == 2
