@@ -46,13 +46,13 @@ class Source:
     defaults: Mapping[str, Any] | None = None
 
 
-def instance(image: str) -> tuple[str, str] | None:
+def instance(what: str, image: str) -> tuple[str, str] | None:
     """Return the machine and the checkpoint that "instance:NAME.CHECKPOINT" names, or None for another image."""
     if not image.startswith(PREFIX):
         return None
     name, _dot, checkpoint = image[len(PREFIX) :].partition(".")
     if not MACHINE_NAME.fullmatch(name) or image.endswith("."):
-        raise InvalidInput(f"image {image!r}: expected {PREFIX}NAME or {PREFIX}NAME.CHECKPOINT")
+        raise InvalidInput(f"{what}: image {image!r}: expected {PREFIX}NAME or {PREFIX}NAME.CHECKPOINT")
     return name, check_checkpoint_name(checkpoint) if checkpoint else ""
 
 
@@ -65,7 +65,7 @@ def source_of(
     """
     if not image:
         raise InvalidInput(f"{what}: expected an image: the name of a golden image, {PREFIX}NAME or the path of a file")
-    other = instance(image)
+    other = instance(what, image)
     if other is not None:
         return _machine(what, image, *other, records)
     path = image[len(FILE) :] if image.startswith(FILE) else image
