@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from .changes import Change
 from .errors import Conflict, FleetError, InvalidInput
@@ -198,7 +198,14 @@ def plan_all(
     return tuple(plans)
 
 
-def joined(plans: Iterable[Plan]) -> Change:
+class Changing(Protocol):
+    """What knows its change."""
+
+    @property
+    def change(self) -> Change: ...
+
+
+def joined(plans: Iterable[Changing]) -> Change:
     """Return the one change of many plans."""
     changes = [one.change for one in plans]
     return Change(

@@ -80,9 +80,12 @@ class Keeper:
             raise ProcessFailed(f'machine "{name}": its manifest: ended with {ran.code}: {golden.said(ran)}')
         return manifests.parse(ran.stdout, folders)
 
-    def resolve(self, name: str, checkpoint: str) -> str:
-        """Return the name of a checkpoint that exists; "latest" stands for the newest. Raises NotFound."""
-        known = self.tree([name]).get(name, ())
+    def resolve(self, name: str, checkpoint: str, known: Sequence[Checkpoint] | None = None) -> str:
+        """Return the name of a checkpoint that exists; "latest" stands for the newest. Raises NotFound.
+
+        known: the machine's checkpoints, where they have just been read.
+        """
+        known = self.tree([name]).get(name, ()) if known is None else known
         if checkpoint == LATEST and not any(one.name == LATEST for one in known):
             newest = newest_of(known)
             if newest is None:
@@ -93,9 +96,16 @@ class Keeper:
             raise NotFound(f'checkpoint "{checkpoint}" of machine "{name}": expected one that exists: {listed}')
         return checkpoint
 
-    def due(self, name: str, triggers: Triggers, usage: Usage | None = None, risky: bool = False) -> str:
+    def due(
+        self,
+        name: str,
+        triggers: Triggers,
+        usage: Usage | None = None,
+        risky: bool = False,
+        known: Sequence[Checkpoint] | None = None,
+    ) -> str:
         """Return why a checkpoint of this machine is due, or an empty text."""
-        known = self.tree([name]).get(name, ())
+        known = self.tree([name]).get(name, ()) if known is None else known
         newest = newest_of(known)
         used = [(moment(one.created), self.note(name, one.name).get("usage")) for one in known]
         then = max(((when, use) for when, use in used if when and use), key=lambda pair: pair[0], default=None)
