@@ -174,7 +174,7 @@ OPTIONS: dict[str, Any] = {
         "choices": ["multipass", "proxmox", "qemu"],
         "default": ["qemu"],
     },
-    "provider_settings": {"type": "dict", "default": {}},
+    "provider_settings": {"type": "dict", "default": {}, "no_log": True},
     "min_memory": {"type": "str", "default": "1G"},
     "min_disk": {"type": "str", "default": "5G"},
     "ask": {"type": "bool", "default": True},

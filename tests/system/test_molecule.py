@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every Molecule scenario, from create to destroy, on real systemd hosts."""
+"""Every Molecule scenario, from create to destroy, on real systemd hosts or with real machines."""
 
 from __future__ import annotations
 
@@ -12,13 +12,26 @@ import pytest
 from tests.system.lab import Lab
 
 ROOT = Path(__file__).parents[2]
-SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+SCENARIOS = {path.parent.name: path.read_text() for path in sorted(ROOT.glob("molecule/*/molecule.yml"))}
+ON_HOSTS = [name for name, text in SCENARIOS.items() if "lab_image" in text]
+WITH_MACHINES = [name for name in SCENARIOS if name not in ON_HOSTS]
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_scenario(lab: Lab, scenario: str) -> None:
+@pytest.mark.parametrize("scenario", ON_HOSTS)
+def test_scenario_on_systemd_hosts(lab: Lab, scenario: str) -> None:
     """`lab` is asked for only because it skips where no lab can run; Molecule starts its own."""
+    run(scenario)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("scenario", WITH_MACHINES)
+def test_scenario_with_machines(vm_base: Path, scenario: str) -> None:
+    """`vm_base` likewise skips where no machine can run; it is what the scenarios boot, too."""
+    run(scenario)
+
+
+def run(scenario: str) -> None:
     programs = Path(sys.executable).parent
     env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "NO_COLOR": "1"}
     command = [str(programs / "molecule"), "test", "--scenario-name", scenario]
