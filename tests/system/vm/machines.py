@@ -185,10 +185,8 @@ class Machines:
         if not kept.is_dir():
             for old in cache_folder().glob("golden-*"):
                 shutil.rmtree(old)
-            new = kept.with_name(f".{kept.name}.new")
-            shutil.rmtree(new, ignore_errors=True)
+            new = kept.parent / ".new"
             shutil.copytree(target, new)
-            kept.parent.mkdir(parents=True)
             new.rename(kept)
         return image
 
