@@ -165,7 +165,7 @@ def _node(where: str, item: object, state_dir: str) -> Node:
         providers.provider(provider, state_dir)  # which says what is known
     return Node(
         provider=provider,
-        name=texts.get("node") or host.rpartition("@")[2] or str(settings.get("host") or "") or HERE,
+        name=texts.get("node") or host.rpartition("@")[2] or _host_in(str(settings.get("host") or "")) or HERE,
         host=host,
         settings={str(key): value for key, value in settings.items()},
         state_dir=as_text(f"{where}.state_dir", data["state_dir"])
@@ -179,6 +179,11 @@ def _node(where: str, item: object, state_dir: str) -> Node:
         timeout=parse_duration(f"{where}.timeout", data.get("timeout", 60)),
         full=as_bool(f"{where}.full", data.get("full", False)),
     )
+
+
+def _host_in(text: str) -> str:
+    """Return the host of an address or a URL."""
+    return re.sub(r"^\w+://|/.*$|(?<=[^:]):\d+(?=/|$)", "", text)
 
 
 def _words(where: str, value: object) -> tuple[str, ...]:
@@ -201,7 +206,12 @@ def _answer(node: Node) -> Answer:
 
 def _here(node: Node) -> Machines:
     provider = providers.provider(node.provider, node.state_dir or None, node.settings)
-    found = provider.describe(full=node.full)
+    found = provider.describe()
+    if node.full:
+        # By name, for some providers do not go to each machine when all are asked for. Which of several is meant by a
+        # name that they share, they cannot know.
+        names = [name for name, machine in found.items() if not machine.detail.get("same_name")]
+        found = {**found, **provider.describe(names, full=True)}
     return machines_from([machine.to_dict() for machine in found.values()], str(node))
 
 

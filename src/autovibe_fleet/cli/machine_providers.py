@@ -174,7 +174,13 @@ def _ask(
     provider = None
     try:
         provider = providers.provider(name, str(session.folder), settings)
-        return Source(name, wanted, provider, provider.describe(names, full=full))
+        found = provider.describe(names, full=full and names is not None)
+        if full and names is None:
+            # By name, for some providers do not go to each machine when all are asked for. Which of several is meant
+            # by a name that they share, they cannot know.
+            single = [machine.name for machine in found.values() if not machine.detail.get("same_name")]
+            found = {**found, **provider.describe(single, full=True)}
+        return Source(name, wanted, provider, found)
     except FleetError as error:
         return Source(name, wanted, provider, {}, error)
     except Exception as error:  # one provider's surprise must not hide the machines of the others
