@@ -73,14 +73,28 @@ class Steerers:
     def _steer(self, agent: Agent, name: str, count: int, pause: float) -> None:
         with Client(agent.fleet.folder, timeout=60) as client:
             for number in range(count):
-                while True:
-                    try:
-                        row = client.call("agents.inject", name=agent.name, text=f"{name}{number:03}", sender=name)
-                        break
-                    except FleetError:  # fleetd was killed: nothing was recorded if nothing was answered
-                        time.sleep(0.05)
-                self.rows[name].append(row["injection"])
+                text, row, failed = f"{name}{number:03}", None, False
+                while row is None:
+                    with contextlib.suppress(FleetError):  # killed, perhaps when it had recorded it
+                        if failed:
+                            row = self._recorded(client, agent.name, text)
+                        if row is None:
+                            failed = True
+                            row = client.call("agents.inject", name=agent.name, text=text, sender=name)["injection"]
+                            break
+                    time.sleep(0.05)
+                self.rows[name].append(row)
                 time.sleep(pause)
+
+    @staticmethod
+    def _recorded(client: Client, agent: str, text: str) -> dict[str, Any] | None:
+        after = 0
+        while rows := client.call("agents.injections", name=agent, after=after)["injections"]:
+            after = rows[-1]["id"]
+            for row in rows:
+                if row["text"] == text:
+                    return dict(row)
+        return None
 
     def join(self) -> list[str]:
         """Wait for all, and return their messages in the order of their ids."""

@@ -328,7 +328,8 @@ def test_stdout_carries_nothing_but_messages(host: Host) -> None:
         env=host.environ,
         cwd=host.home,
     ) as served:
-        assert served.stdin is not None and served.stdout is not None
+        assert served.stdin is not None
+        assert served.stdout is not None
         served.stdin.write("\n".join(lines) + "\n")
         served.stdin.flush()
         answered: set[object] = set()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,8 @@ def test_a_prompt_is_edited_live_and_a_conflict_is_shown(fleet: Fleet, worker: A
         screen.press("ctrl+s")
         screen.until("a new revision")
         screen.until("First of all: Work on the backlog.")
+        screen.gone("worker · work · revision 1")
+        time.sleep(0.5)  # a key that comes while the editor closes is the editor's
         screen.press("e")
         screen.until("revision 2")
         fleet.call("agents.edit", name="worker", method="work", body="Written by another.")
