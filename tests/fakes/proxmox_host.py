@@ -169,8 +169,8 @@ class Pve(FakePve):
         vm = self.find(values["node"], values["vmid"])
         command = match.template.rsplit("/", 1)[1]
         if vm.agent is None and self.with_agents and vm.status == "running":
-            vm.agent = {}
-        if vm.agent is not None and "interfaces" not in vm.agent:
+            vm.agent = {"as configured": True}
+        if vm.agent is not None and ("interfaces" not in vm.agent or "as configured" in vm.agent):
             vm.agent["interfaces"] = self._interfaces(vm)
         if self.shell and vm.agent is not None and vm.status == "running" and not vm.agent_hangs:
             if command == "exec":
@@ -231,11 +231,10 @@ class Host:
 
     pve_class: type[Pve] = Pve
 
-    pve_class = Pve
-
     def __init__(self, folder: Path, time_scale: float = 0.0) -> None:
         self.folder = folder
         self.state_dir = folder / "state"
+        self._earlier: list[Request] = []
         pki = folder / "pki"
         pki.mkdir()
         self.ca, key, _der = make_cert(str(pki), hosts=("127.0.0.1",))
@@ -302,9 +301,17 @@ class Host:
 
     def requests(self, *methods: str) -> list[Request]:
         """What was asked since the last time, and forget it."""
-        found = [request for request in self.pve.seen if not methods or request.method in methods]
-        self.pve.seen = []
-        return found
+        seen, self.pve.seen = self.pve.seen, []
+        self._earlier += seen
+        return [request for request in seen if not methods or request.method in methods]
+
+    def all_requests(self) -> list[Request]:
+        """All that was asked since the beginning."""
+        return [*self._earlier, *self.pve.seen]
+
+    def forget_tasks(self) -> None:
+        """Let all that was done be long ago."""
+        self.pve.tasklog.clear()
 
     def volumes(self) -> list[str]:
         """What is on all storages, without the disks of templates."""

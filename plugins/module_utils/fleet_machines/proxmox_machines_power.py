@@ -63,13 +63,14 @@ class Power:
         if not configs.agent_of(config):
             if not static:
                 job.report("it has neither a guest agent nor a static address: whether it is up cannot be known")
-            return self._addressed(guest, (), job)
+            return self._addressed(guest, None, job)
         addresses = self._addresses(guest, job, bool(networks))
         if settled:
             said = self.agent.settled(guest, job)
             if said:
                 raise ProcessFailed(f"{_what(guest)}: cloud-init failed in it: {said}")
-        return self._addressed(guest, tuple(one for one in addresses if one not in static), job)
+        others = None if addresses is None else tuple(one for one in addresses if one not in static)
+        return self._addressed(guest, others, job)
 
     def stop(self, guest: Guest, job: Job, *, force: bool = False) -> Guest:
         """Shut a machine down, and return when it is off."""
@@ -110,6 +111,9 @@ class Power:
         _check_idle(guest, what)
         if guest.status not in ("stopped", "unknown"):
             guest = self.stop(guest, job, force=True)
+        # First: when the machine is gone, nothing tells any more that there is such a file.
+        if guest.marks.ours or guest.marks.unfinished or guest.name != guest.machine_name:
+            self.drop_seed(guest, job)
         job.report("delete it")
         values = {"purge": True, "destroy-unreferenced-disks": True}
         try:
@@ -119,8 +123,6 @@ class Power:
             if not (isinstance(error, NotFound) or reply_of(error).missing):
                 raise
         self.guests.forget(guest)
-        if guest.marks.ours or guest.marks.unfinished or guest.name != guest.machine_name:
-            self.drop_seed(guest, job)
 
     def drop_seed(self, guest: Guest, job: Job) -> None:
         """Remove the file with a machine's user data. There need not be one."""
@@ -136,9 +138,7 @@ class Power:
             self.tasks.run(upid, job, what=_what(guest), doing="delete the file with its user data")
         except FleetError as error:
             if not isinstance(error, NotFound):
-                raise FleetError(
-                    f"{error.message}; the machine is gone, but {volume} is left, with its user data"
-                ) from error
+                raise
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
@@ -158,7 +158,8 @@ class Power:
             job.pause(pause)
             pause = min(2 * pause, LONG)
 
-    def _addresses(self, guest: Guest, job: Job, networked: bool) -> tuple[str, ...]:
+    def _addresses(self, guest: Guest, job: Job, networked: bool) -> tuple[str, ...] | None:
+        """Return the addresses of a machine when it has one; None when they may not be asked for."""
         job.report("wait for its guest agent")
         networks, pause = configs.networks_of(guest.config or {}), self.agent.first_pause
         while True:
@@ -168,7 +169,7 @@ class Power:
                 if reply_of(error).status != 403:
                     raise
                 job.report(f"its addresses are not known: {error.message}")
-                return ()
+                return None
             if found or (found is not None and not networked):
                 return found
             missing = "its guest agent did not answer" if found is None else "it did not get an address"
@@ -176,11 +177,12 @@ class Power:
             job.pause(pause)
             pause = min(1.5 * pause, LONG)
 
-    def _addressed(self, guest: Guest, addresses: tuple[str, ...], job: Job) -> Guest:
+    def _addressed(self, guest: Guest, addresses: tuple[str, ...] | None, job: Job) -> Guest:
         """Keep the addresses of a machine of ours in its tags, where the list of all shows them; it is whole now."""
         marks = guest.marks
-        if marks.ours and (addresses or marks.unfinished):
-            marks = marks.evolve(addresses=addresses or marks.addresses, unfinished=False)
+        if marks.ours:
+            kept = marks.addresses if addresses is None else addresses
+            marks = marks.evolve(addresses=kept, unfinished=False)
             if differs(guest.tags, marks):
                 values = {"tags": marks.text()}
                 self.session.put(

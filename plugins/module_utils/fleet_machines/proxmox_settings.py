@@ -82,6 +82,8 @@ def settings_of(given: Mapping[str, Any], environ: Mapping[str, str] | None = No
     Raises InvalidInput, which names the setting and what was expected, never the value of a secret.
     """
     environ = os.environ if environ is None else environ
+    if given.get("password") and not given.get("token_id"):  # of two ways in, that which is given
+        environ = {name: value for name, value in environ.items() if not name.startswith(f"{PREFIX}TOKEN_")}
     found: dict[str, Any] = {}
     for name in NAMES:
         value = given.get(name)

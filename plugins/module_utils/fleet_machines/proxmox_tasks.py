@@ -81,7 +81,7 @@ class Tasks:
             return
         if end.startswith("WARNINGS"):
             lines = self.log(text, node)
-            job.report(f"{doing}: done, with {end.lower()}: {_last(lines, ('TASK',))}")
+            job.report(f"{doing}: done, with {end.lower()}: {_last(lines, ('TASK', end))}")
             return
         said = _last(self.log(text, node), ("TASK OK", end, f"TASK ERROR: {end}"))
         more = f" ({said})" if said and said not in end and end not in said else ""
