@@ -8,6 +8,7 @@ text that occurs in them, else success.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import threading
 from dataclasses import dataclass, field
@@ -26,24 +27,27 @@ CHANGING = ("POST", "PUT", "DELETE")
 class Trouble:
     """What happens to requests of a method whose path matches. kind: before (the connection breaks before anything is
     done), after (it is done, but the answer is lost), hang (it is done, but the answer comes late), hold (it waits
-    until somebody lets it go on). times: how often; skip: how many go through before."""
+    until somebody lets it go on). method: empty for all that change something, or any. times: how often; skip: how many
+    go through before; share: of the rest, how many meet with it, the same ones in each run."""
 
     kind: str
     method: str = ""
     path: str = ""
     times: int = 1
     skip: int = 0
+    share: float = 1.0
     seconds: float = 5.0
     reached: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
     seen: int = 0
+    chance: random.Random = field(default_factory=lambda: random.Random(4711))
 
     def meets(self, method: str, path: str) -> bool:
-        wanted = method == self.method if self.method else method in CHANGING
+        wanted = self.method in (method, "any") if self.method else method in CHANGING
         if not wanted or self.times <= 0 or not re.search(self.path, path):
             return False
         self.seen += 1
-        if self.seen <= self.skip:
+        if self.seen <= self.skip or (self.share < 1 and self.chance.random() >= self.share):
             return False
         self.times -= 1
         return True
@@ -81,7 +85,7 @@ class FaultyPve(Pve):
 
     @staticmethod
     def _cut(request: Any) -> Any:
-        request.transport.close()
+        request.transport.abort()  # to close it waits for a client that may be gone
         raise ConnectionResetError("the connection breaks")
 
     async def task(self, node: str, ttype: str, tid: Any, user: str, body: Any, *rest: Any, **how: Any) -> str:

@@ -58,7 +58,6 @@ CPU = 2
 MEMORY = 2048  # MiB
 SHUTDOWN = 120.0  # seconds for a sealed machine to shut down; all is on its disk, so it is powered off then
 IDS = 10  # numbers that are tried, when others take them at the same time
-SETTLING = 30.0  # seconds to see a machine of whose creation the answer was lost
 # What a machine made from the image must get for itself.
 _FORGOTTEN = ("ciuser", "cipassword", "sshkeys", "cicustom", "nameserver", "searchdomain")
 
@@ -68,9 +67,14 @@ def _now() -> str:
 
 
 class Images:
-    """lock: keeps two builds of one image on this host apart. clock: the present time, ISO 8601."""
+    """lock: keeps two builds of one image on this host apart. clock: the present time, ISO 8601.
+
+    first_pause: seconds between two looks at the beginning. settling: seconds to see a machine of whose creation the
+    answer was lost.
+    """
 
     first_pause = 2.0
+    settling = 30.0
 
     def __init__(
         self, session: Session, tasks: Tasks, guests: Guests, power: Power, sources: Sources, lock: Lock,
@@ -282,7 +286,7 @@ class Images:
         self._tasks.run(upid, job, what=what, doing=doing)
 
     def _appeared(self, what: str, guest: Guest, job: Job) -> bool:
-        limit = time.monotonic() + SETTLING
+        limit = time.monotonic() + self.settling
         while time.monotonic() < limit and job.left():
             fresh = self._guests.read(guest)
             if fresh is not None and fresh.name == guest.name:
