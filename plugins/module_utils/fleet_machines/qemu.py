@@ -334,7 +334,8 @@ class Qemu:
         else:
             record["disk"] = check_size(what, spec.disk, source.size)
             self.disks.link_base(spec.name, source.path, what, uid)
-            self.disks.create(spec.name, source.format, record["disk"], uid, job)
+            fine = bool(record["role"])  # what an image is made of must not hold what was deleted
+            self.disks.create(spec.name, source.format, record["disk"], uid, job, fine=fine)
         self.records.update(spec.name, disk=record["disk"])
 
     def _make_seed(self, spec: MachineSpec, source: Source, record: Mapping[str, Any]) -> None:

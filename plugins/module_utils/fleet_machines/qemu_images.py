@@ -82,6 +82,7 @@ done
 rm -rf /var/log/journal/*
 rm -f /var/lib/systemd/random-seed /var/lib/dbus/machine-id
 [ ! -e /etc/machine-id ] || : >/etc/machine-id
+sync # what is freed can be discarded when the journal says so on the disk
 fstrim --all >/dev/null 2>&1
 sync
 (trap '' HUP; sleep 1; for key in s u; do echo $key >/proc/sysrq-trigger; sleep 1; done

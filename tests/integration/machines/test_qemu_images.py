@@ -58,7 +58,7 @@ class Pretender:
         self.made.append(spec)
         self.disks.make(spec.name, -1)
         self.disks.link_base(spec.name, backing.path, "test", -1)
-        self.disks.create(spec.name, backing.format, spec.disk or 0, -1, job)
+        self.disks.create(spec.name, backing.format, spec.disk or 0, -1, job, fine=True)
         self.states[spec.name] = "running"
         if self.failure:
             raise self.failure
