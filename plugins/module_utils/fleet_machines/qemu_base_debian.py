@@ -62,12 +62,12 @@ printf '%s\\n' virtio_pci virtio_blk virtio_scsi sd_mod ata_piix ahci nvme ext4 
 """
 
 # Emulated processors boot this in about a minute; each module and unit left out is a part of a second.
-_CLOUD_CONFIG = """# Of the base image. /etc/cloud/cloud.cfg.d/99-*.cfg and user data override it.
+CLOUD_CONFIG = """# Of the base image. /etc/cloud/cloud.cfg.d/99-*.cfg and user data override it.
 datasource_list: [NoCloud, None]
 disable_root: true
 preserve_hostname: false
 manage_etc_hosts: true
-locale: false
+locale: C.UTF-8
 ssh_genkeytypes: [ed25519]
 ssh_quiet_keygen: true
 apt: {preserve_sources_list: true}
@@ -110,10 +110,11 @@ mkdir -p "$root/boot/grub" "$root/etc/cloud/cloud.cfg.d" "$root/etc/ssh/sshd_con
 cat >"$root/boot/grub/grub.cfg" <<'END'
 {_GRUB}END
 cat >"$root/etc/cloud/cloud.cfg.d/95-fleet.cfg" <<'END'
-{_CLOUD_CONFIG}END
+{CLOUD_CONFIG}END
 printf 'PasswordAuthentication no\\nPermitRootLogin prohibit-password\\n' >"$root/etc/ssh/sshd_config.d/60-fleet.conf"
 printf '[Resolve]\\nLLMNR=no\\nMulticastDNS=no\\n' >"$root/etc/systemd/resolved.conf.d/fleet.conf"
 echo 'LABEL={LABEL} / ext4 defaults,noatime,errors=remount-ro 0 1' >"$root/etc/fstab"
+echo 'LANG=C.UTF-8' >"$root/etc/default/locale"
 for unit in {" ".join(_MASKED)}; do ln -sf /dev/null "$root/etc/systemd/system/$unit"; done
 chroot "$root" systemctl enable systemd-networkd systemd-resolved >/dev/null 2>&1
 

@@ -561,3 +561,10 @@ def test_cloud_init_itself_adds_the_agent_to_what_was_given() -> None:
     assert merged["runcmd"][0] == ["touch", "/a"]
     assert "qemu-guest-agent" in merged["runcmd"][1]
     assert len(merged["runcmd"]) == 2
+
+
+def test_the_settings_of_a_base_are_valid_for_cloud_init(tmp_path: Path) -> None:
+    """It would say at each boot that they are not, and newer ones call the machine degraded."""
+    path = tmp_path / "settings.yml"
+    path.write_text("#cloud-config\n" + qemu_base_debian.CLOUD_CONFIG)
+    require_success(["cloud-init", "schema", "--config-file", str(path)], "to validate its settings")
