@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import subprocess
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,9 +169,9 @@ def clear(work: Path) -> None:
         mounts = []
     if any(line.split()[4].startswith(below) for line in mounts):
         raise StateDamaged(f"{work}: something is mounted below it; unmount it, and remove the folder")
-    subprocess.run(  # pylint: disable=ansible-bad-function # no module in fleet_machines
-        [tools.find("rm") or "rm", "-rf", "--one-file-system", "--", str(work)], check=False, stdin=subprocess.DEVNULL
-    )
+    shutil.rmtree(work, ignore_errors=True)
+    if work.exists():
+        raise StateDamaged(f"{work}: what is left of an earlier operation cannot be removed")
 
 
 def _make(folder: Path) -> None:
