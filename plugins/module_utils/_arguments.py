@@ -180,7 +180,8 @@ AGENTS: dict[str, Any] = {
 # Where machines come from. Settings differ from provider to provider: each checks its own.
 PROVIDER: dict[str, Any] = {
     "provider": {"type": "str", "required": True},
-    "provider_settings": {"type": "dict", "default": {}},
+    # It may hold the secret of a token: see _secrets.show_settings.
+    "provider_settings": {"type": "dict", "default": {}, "no_log": True},
 }
 
 MACHINES: dict[str, Any] = {

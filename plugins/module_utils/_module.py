@@ -12,6 +12,7 @@ from typing import Any, Callable, NamedTuple, NoReturn
 from ansible.module_utils.basic import AnsibleModule
 
 from ._arguments import STATE_DIR
+from ._secrets import show_settings
 from .fleet_core.changes import Change
 from .fleet_core.errors import FleetError
 
@@ -32,7 +33,9 @@ Run = Callable[[Mapping[str, Any]], Result]
 
 def fleet_module(options: Mapping[str, Any], **kwargs: Any) -> AnsibleModule:
     """Return a module with these options and state_dir."""
-    return AnsibleModule(argument_spec={**options, **STATE_DIR}, supports_check_mode=True, **kwargs)
+    module = AnsibleModule(argument_spec={**options, **STATE_DIR}, supports_check_mode=True, **kwargs)
+    show_settings(module)
+    return module
 
 
 def run_change(module: AnsibleModule, plan: Run, apply: Run, params: Mapping[str, Any] | None = None) -> NoReturn:

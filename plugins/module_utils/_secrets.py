@@ -1,7 +1,7 @@
 # Copyright (c) autovibe contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Secrets among a module's env and vars options."""
+"""Secrets among a module's env, vars and provider_settings options."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from .fleet_core.processes import hide_secrets
 
 # A shorter secret is hidden under its own name only; everywhere else it would blank half of what a module returns.
 _SHORTEST = 6
+# The secrets of providers, by the names of their settings.
+_SETTINGS = ("password", "token_secret")
 
 
 def take_secrets(module: AnsibleModule, option: str) -> dict[str, Any]:
@@ -38,3 +40,26 @@ def take_secrets(module: AnsibleModule, option: str) -> dict[str, Any]:
     module.params[option] = public if items else params.get(option)
     module.no_log_values.intersection_update({value for value in secrets if len(value) >= _SHORTEST})
     return params
+
+
+def show_settings(module: AnsibleModule) -> None:
+    """Show what provider_settings holds beside secrets: its values, such as a node's name, are in results too.
+
+    As a no_log option it gets into no system log. It may also hold the settings of several providers, by their names.
+    """
+    settings = module.params.get("provider_settings")
+    if not isinstance(settings, Mapping):
+        return
+    several = [settings, *(value for value in settings.values() if isinstance(value, Mapping))]
+    secrets = {str(one[name]) for one in several for name in _SETTINGS if one.get(name)}
+    module.no_log_values.difference_update(set(_texts(settings)) - secrets)
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+    else:
+        yield str(value)
