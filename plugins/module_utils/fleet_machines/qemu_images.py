@@ -213,8 +213,11 @@ class QemuImages:
                 self._write(work, _record(spec, disk=size, file=work / DISK))
                 self._discard(name)  # a damaged one of that name
                 os.rename(work, self.folder / name)
-            finally:
-                self._clean(name, machine, Job.lasting(_CLEANING, job.report))
+            except BaseException:
+                with contextlib.suppress(FleetError):  # the first error counts, and the next build cleans as well
+                    self._clean(name, machine, Job.lasting(_CLEANING, job.report))
+                raise
+            self._clean(name, machine, Job.lasting(_CLEANING, job.report))
             image = self._read(self.folder / name, name)
             if image is None:
                 raise StateDamaged(f"{what}: {self.folder / name} has just been made, and is gone")

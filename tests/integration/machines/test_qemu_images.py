@@ -20,7 +20,16 @@ import pytest
 import yaml
 from tests.requirements import require_success, require_tool
 
-from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, ProcessFailed, StateDamaged, TimedOut
+from fleet_core.errors import (
+    Conflict,
+    FleetError,
+    InvalidInput,
+    NotFound,
+    ProcessFailed,
+    StateDamaged,
+    TimedOut,
+    Unavailable,
+)
 from fleet_core.images import ImageSpec
 from fleet_core.machines import Machine, MachineSpec
 from fleet_machines import qemu_base, qemu_base_debian
@@ -237,6 +246,21 @@ def test_a_step_that_fails_leaves_nothing(host: Pretender, base: Path, marker: s
     assert left(host) == set()
     assert host.states == {}
     assert QemuImages(host).all() == ()
+
+
+def test_the_first_error_counts_when_cleaning_fails_as_well(
+    host: Pretender, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(name: str, job: Job) -> None:
+        raise Unavailable("fleetd: it is gone")
+
+    host.answers = lambda script: Ran(3, "", "it broke")
+    monkeypatch.setattr(host, "delete", gone)
+    with pytest.raises(ProcessFailed, match="it broke"):
+        QemuImages(host).build(spec_of(base), job())
+    monkeypatch.undo()
+    host.answers = lambda script: Ran(0)
+    assert not QemuImages(host).build(spec_of(base), job()).incomplete
 
 
 def test_a_machine_that_does_not_power_off_is_made_to(host: Pretender, base: Path, monkeypatch: Any) -> None:
