@@ -124,7 +124,7 @@ def _disks(made: Hardware) -> list[str]:
         }
         words += ["-blockdev", json.dumps({**base, **({"backing": None} if made.base == "qcow2" else {})})]
         disk["backing"] = "base"
-    words += ["-blockdev", json.dumps(disk), "-device", "virtio-blk-pci,drive=disk,bootindex=0"]
+    words += ["-blockdev", json.dumps(disk), "-device", "virtio-blk-pci,id=root,drive=disk,bootindex=0"]
     if made.seed:
         seed = {
             "driver": "raw",

@@ -186,7 +186,8 @@ class Disks:
             if base:
                 target += f",backing.driver={base},backing.file.driver=file,backing.file.filename=../{BASE}"
             words = ["convert", "-q", "-n", "-f", "qcow2", "--target-image-opts"]
-            words += ["-l", f"snapshot.name={checkpoint}"] if checkpoint else []
+            # What a snapshot holds is never written again, so the machine may run meanwhile (-U).
+            words += ["-U", "-l", f"snapshot.name={checkpoint}"] if checkpoint else []
             words += ["-B", f"../{BASE}", "-F", base] if base else []
             self.image(source, [*words, DISK, target], uids[0], job, keep=(descriptor,))
             if uids[1] >= 0:

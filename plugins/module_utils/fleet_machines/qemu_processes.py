@@ -154,9 +154,11 @@ class Processes:
         try:
             found = self._apply("started", [item(name, folder, forwarded)], again=True, job=job)
         except FleetError as error:
+            said = self._printed(name, logs.STDERR, 3)
             with contextlib.suppress(FleetError):
                 self._apply("stopped", [{"id": process_id(name)}], job=Job.lasting(60.0))
-            raise type(error)(f'machine "{name}": {error.message}') from error
+            more = f"; it said: {said}" if said and said not in error.message else ""
+            raise type(error)(f'machine "{name}": {error.message}{more}') from error
         return dict(found["processes"][0])
 
     def stop(self, name: str, job: Job) -> None:
@@ -176,6 +178,10 @@ class Processes:
 
     def console(self, name: str, lines: int = _TAIL) -> str:
         """Return the last lines that a machine wrote to its serial console, on one line, without control characters."""
+        return self._printed(name, logs.STDOUT, lines)
+
+    def _printed(self, name: str, level: str, lines: int) -> str:
+        """Return the last lines that QEMU wrote: on standard output, which is the guest's console, or of its own."""
         with contextlib.suppress(FleetError, OSError):
             view = self.get(name)
             if view is None:
@@ -185,7 +191,7 @@ class Processes:
                 records = list(logs.read_journal(view["unit"], scope, lines=4 * lines))
             else:
                 records = list(logs.read(view["log_file"], lines=4 * lines))
-            printed = [plain(str(one.get("message", ""))) for one in records if one.get("level") == logs.STDOUT]
+            printed = [plain(str(one.get("message", ""))) for one in records if one.get("level") == level]
             return " | ".join([line for line in printed if line][-lines:])[-600:]
         return ""
 
