@@ -31,6 +31,11 @@ if [ $code -eq 2 ]; then echo 'cloud-init recovered from errors'; exit 0; fi
 grep -a 'failed' /var/log/cloud-init-output.log 2>/dev/null | tail -n 1 | cut -c 1-300 >&2
 exit $code
 """
+# What a login would have: guest agents run scripts with less.
+ENVIRONMENT = (
+    "export HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+)
 _LONGEST = 300  # characters of what a script said
 
 
@@ -49,11 +54,10 @@ def prepare(spec: ImageSpec, run: Run, job: Job) -> None:
     if ran.stdout.strip():
         job.report(said(ran))
     for number, command in enumerate(spec.commands, 1):
-        _step(
-            f"command {number} of {len(spec.commands)}", f"{what}: command {number}", f"set -e\n{command}\n", run, job
-        )
+        shown = f"command {number} of {len(spec.commands)}"
+        _step(shown, f"{what}: command {number}", f"{ENVIRONMENT}set -e\n{command}\n", run, job)
     for name, script in spec.checks.items():
-        _step(f"check {name}", f'{what}: check "{name}"', f"{script}\n", run, job)
+        _step(f"check {name}", f'{what}: check "{name}"', f"{ENVIRONMENT}{script}\n", run, job)
     _step("seal it", f"{what}: sealing", sealing(), run, job)
 
 

@@ -18,6 +18,7 @@ from fleet_core.images import ImageSpec, changed_inputs
 from fleet_core.machine_plans import differences
 from fleet_core.machines import Machine, MachineSpec, Network
 from fleet_machines import providers
+from fleet_machines.golden import ENVIRONMENT
 from fleet_machines.multipass import Multipass
 from fleet_machines.multipass_cli import CommandLine
 from fleet_machines.provider import Job, Surroundings
@@ -46,7 +47,9 @@ GOLD = ImageSpec(
     checks={"git": "git --version"},
     login="dev",
 )
-SCRIPTS = ["set -e\napt-get install -y git\n", "set -e\ntrue\n", "git --version\n"]
+SCRIPTS = [
+    ENVIRONMENT + script for script in ("set -e\napt-get install -y git\n", "set -e\ntrue\n", "git --version\n")
+]
 PLAIN_OF_GOLD = replace(PLAIN, image="gold")
 
 
