@@ -14,12 +14,19 @@ options:
     description:
       - Where the machines come from.
       - V(multipass) uses the command C(multipass) of the managed host, on Linux and macOS.
+      - V(proxmox) uses the API of a Proxmox VE cluster, version 8 or 9. The managed host needs the Python packages
+        proxmoxer and requests.
     type: str
     required: true
   provider_settings:
     description:
       - How to reach the provider.
       - V(multipass) takes C(executable), the path of the command where it is not in E(PATH).
+      - V(proxmox) takes C(host), C(port), C(token_id) and C(token_secret) or C(user) and C(password), C(verify) (V(true),
+        V(false) or the file of a CA), C(timeout), C(node), C(storage), C(iso_storage), C(bridge), C(pool), C(clone)
+        (V(auto), V(linked) or V(full)), C(hotplug), C(thorough) and C(ssh). What is not given is taken from the
+        environment, such as E(PROXMOX_HOST) and E(PROXMOX_TOKEN_SECRET).
+      - Its C(password) and C(token_secret) are in no log and no result.
     type: dict
     default: {}
 notes:
@@ -46,6 +53,8 @@ options:
           - With V(multipass) a release or an alias that C(multipass find) lists, a C(https://) or C(file://) address,
             the name of a golden image, or C(instance:NAME) and C(instance:NAME.CHECKPOINT) to clone any machine that
             is stopped.
+          - With V(proxmox) a template or golden image by its name, family or number, C(instance:NAME) to clone a machine
+            that is stopped, or C(instance:NAME.CHECKPOINT).
         type: str
       cpu:
         description: How many processors it has.
