@@ -35,7 +35,7 @@ class Run:
     @property
     def failure(self) -> str:
         """What the task that failed said."""
-        failed = [result for result in self.results.values() if result.get("failed")]
+        failed = [result for result in self.results.values() if result.get("failed") or result.get("unreachable")]
         texts = [str(item["msg"]) for result in failed for item in result.get("results", ()) if "msg" in item]
         return "; ".join(texts or [str(result.get("msg")) for result in failed])
 
@@ -64,35 +64,36 @@ class Hypervisor:
         values = {"machine_provider": self.provider, **self.more, **variables}
         extra = self.folder / "extra.json"
         extra.write_text(json.dumps(values))
-        done = subprocess.run(
-            [
-                *(str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(inventory)),
-                *("--extra-vars", f"@{extra}", *options, playbook),
-            ],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=REPOSITORY,
-            env={
-                **os.environ,
-                "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"),
-                "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-                "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-                "FLEET_STATE_DIR": str(self.state_dir),
-                **self.environ,
-            },
-        )
-        run = _run(done)
-        assert (run.code != 0) == fails, (run.failure or "") + done.stdout[-6000:] + done.stderr[-3000:]
+        command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(inventory)]
+        command += ["--extra-vars", f"@{extra}", *options, playbook]
+        # Into files: the connections that ssh keeps for later would keep pipes open as well.
+        with (self.folder / "stdout").open("w") as stdout, (self.folder / "stderr").open("w") as stderr:
+            code = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                check=False,
+                cwd=REPOSITORY,
+                env={
+                    **os.environ,
+                    "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"),
+                    "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+                    "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+                    "FLEET_STATE_DIR": str(self.state_dir),
+                    **self.environ,
+                },
+            ).returncode
+        run = _run(code, (self.folder / "stdout").read_text(), (self.folder / "stderr").read_text())
+        assert (run.code != 0) == fails, f"{run.failure}\n{run.stats}\n{run.output[-3000:] if not run.failure else ''}"
         return run
 
 
-def _run(done: subprocess.CompletedProcess[str]) -> Run:
+def _run(code: int, stdout: str, stderr: str) -> Run:
     results: dict[tuple[str, str], dict[str, Any]] = {}
     stats: dict[str, dict[str, int]] = {}
-    if "{\n" in done.stdout:
-        report = json.loads(done.stdout[done.stdout.index("{\n") :])
+    if "{\n" in stdout:
+        report = json.loads(stdout[stdout.index("{\n") :])
         stats = report["stats"]
         for play in report["plays"]:
             for task in play["tasks"]:
@@ -101,4 +102,4 @@ def _run(done: subprocess.CompletedProcess[str]) -> Run:
                     while (name, host) in results:
                         name, number = f"{task['task']['name']} ({number})", number + 1
                     results[name, host] = result
-    return Run(done.returncode, done.stdout + done.stderr, results, stats)
+    return Run(code, stdout + stderr, results, stats)
