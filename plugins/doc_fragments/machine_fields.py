@@ -13,6 +13,7 @@ options:
   provider:
     description:
       - Where the machines come from.
+      - V(qemu) runs them on the managed host, a Linux host with QEMU and a running fleetd.
       - V(multipass) uses the command C(multipass) of the managed host, on Linux and macOS.
       - V(proxmox) uses the API of a Proxmox VE cluster, version 8 or 9. The managed host needs the Python packages
         proxmoxer and requests.
@@ -21,6 +22,8 @@ options:
   provider_settings:
     description:
       - How to reach the provider.
+      - V(qemu) takes C(executable), the path of QEMU, C(accel) (V(auto), V(kvm) or V(tcg)), C(folder), where machines and
+        images lie, C(cache) and C(mirror).
       - V(multipass) takes C(executable), the path of the command where it is not in E(PATH).
       - V(proxmox) takes C(host), C(port), C(token_id) and C(token_secret) or C(user) and C(password), C(verify) (V(true),
         V(false) or the file of a CA), C(timeout), C(node), C(storage), C(iso_storage), C(bridge), C(pool), C(clone)
@@ -50,6 +53,8 @@ options:
       image:
         description:
           - What it is made from, an image of the provider or a golden image.
+          - With V(qemu) a golden image by its name or family, the path of a disk file, C(instance:NAME) to copy a machine
+            that is stopped, or C(instance:NAME.CHECKPOINT).
           - With V(multipass) a release or an alias that C(multipass find) lists, a C(https://) or C(file://) address,
             the name of a golden image, or C(instance:NAME) and C(instance:NAME.CHECKPOINT) to clone any machine that
             is stopped.
@@ -71,7 +76,7 @@ options:
         elements: dict
         suboptions:
           name:
-            description: The network or bridge, as the provider calls it.
+            description: The network or bridge, as the provider calls it. With V(qemu) V(user), V(isolated) or a bridge.
             type: str
             required: true
           mac:

@@ -11,31 +11,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
-import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import nocloud, qemu_accel, qemu_checkpoints, qemu_networks
+from . import qemu_accel, qemu_checkpoints, qemu_networks
 from .provider import Job, Ran, Surroundings
 from .qemu_command import (
     BRIDGE,
     CONFIG,
-    SEED,
-    VNC_SECRET,
     Hardware,
     ssh_card,
 )
-from .qemu_disks import Disks, check_size, free_uid, own_users, readable
+from .qemu_create import Maker
+from .qemu_disks import Disks
 from .qemu_guest import Guest
 from .qemu_images import Disk, QemuImages
-from .qemu_machine import FORK_VENDOR_DATA, machine_of, machine_type
+from .qemu_machine import machine_of
 from .qemu_processes import Processes, process_id
-from .qemu_sources import Source, over, source_of
 from .records import Records
 
 if TYPE_CHECKING:
@@ -58,13 +53,9 @@ else:
 
 NAME = "qemu"
 PROGRAM = "qemu-system-x86_64"
-DEFAULT_CPU = 1
-DEFAULT_MEMORY = 1024**3
 SMALLEST_MEMORY = 64 * 1024**2
 RESERVED = ("images", "cache", "checkpoints")  # folders beside those of machines
 _READERS = 8
-_CLEANING = 120.0  # seconds to undo what failed, after the job's time is over
-_INTERRUPTED = "its creation was interrupted"
 
 
 class Qemu:
@@ -86,6 +77,7 @@ class Qemu:
         self.processes = Processes(surroundings.state_dir)
         self.saved = qemu_checkpoints.Checkpoints(self)
         self.golden = QemuImages(self)
+        self.maker = Maker(self)
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -139,8 +131,8 @@ class Qemu:
             else:
                 if record:
                     job.report("remove what an earlier call left of it")
-                    self._remove(spec.name, job)
-                self._make(spec, role, backing, what, job)
+                    self.remove(spec.name, job)
+                self.maker.make(spec, role, backing, what, job)
             with self._told(spec.name):
                 self._boot(spec.name, job, first=True)
             self.records.update(spec.name, incomplete="")
@@ -149,7 +141,7 @@ class Qemu:
     def change(self, spec: MachineSpec, differences: Sequence[Difference], job: Job) -> None:
         names = {difference.name for difference in differences}
         with self.records.locked(spec.name, job):
-            self._record(spec.name)
+            self.record(spec.name)
             if "disk" in names and spec.disk is not None:
                 self._grow(spec.name, spec.disk, job)
             plain = ("cpu", "memory", "project", "login")
@@ -162,7 +154,7 @@ class Qemu:
 
     def start(self, name: str, job: Job) -> Machine:
         with self.records.locked(name, job):
-            record = self._record(name)
+            record = self.record(name)
             if record.get("incomplete"):
                 raise Conflict(f'machine "{name}": it is incomplete: {record["incomplete"]}')
             self._boot(name, job, first=False)
@@ -170,7 +162,7 @@ class Qemu:
 
     def stop(self, name: str, job: Job, *, force: bool = False) -> None:
         with self.records.locked(name, job):
-            self._record(name)
+            self.record(name)
             if not force and self.running(name):
                 job.report("shut it down")
                 self.guest(name).shut_down(job)
@@ -178,10 +170,10 @@ class Qemu:
 
     def delete(self, name: str, job: Job) -> None:
         with self.records.locked(name, job):
-            self._remove(name, job)
+            self.remove(name, job)
 
     def run(self, name: str, script: str, job: Job) -> Ran:
-        self._record(name)
+        self.record(name)
         return self.guest(name).run(script, job)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -216,7 +208,7 @@ class Qemu:
 
     def flatten(self, name: str, target: Path, job: Job, options: Sequence[str] = ()) -> None:
         """Write the disk of a stopped machine to a new file that stands alone. options: of qemu-img convert."""
-        self.disks.flatten(name, target, self._record(name)["uid"], job, options)
+        self.disks.flatten(name, target, self.record(name)["uid"], job, options)
 
     # -- for checkpoints ----------------------------------------------------------------------------------------------
 
@@ -226,13 +218,13 @@ class Qemu:
 
     def image_tool(self, name: str, option: str, checkpoint: str, job: Job) -> None:
         """Make, apply or delete a snapshot of a stopped machine's disk."""
-        self.disks.snapshot(name, option, checkpoint, self._record(name)["uid"], job)
+        self.disks.snapshot(name, option, checkpoint, self.record(name)["uid"], job)
 
     def power_on(self, name: str, job: Job) -> None:
         """Start QEMU, if it does not run, and return when its monitor answers."""
         if self.state(name) not in ("running", "starting"):
-            record = self._record(name)
-            accel = qemu_accel.choose(str(self.settings.get("accel") or qemu_accel.AUTO), self._program(), self.folder)
+            record = self.record(name)
+            accel = qemu_accel.choose(str(self.settings.get("accel") or qemu_accel.AUTO), self.program(), self.folder)
             record = self.records.update(name, accel=accel)
             made = self._hardware(name, record)
             self.disks.write(name, CONFIG, made.to_json())
@@ -260,103 +252,11 @@ class Qemu:
             raise InvalidInput(f"{what}: memory: QEMU machines want at least 64M")
         qemu_networks.check(what, spec.networks or (), os.geteuid() == 0)
 
-    def _make(self, spec: MachineSpec, role: str, backing: Disk | None, what: str, job: Job) -> None:
-        """Make all files of a machine; when that fails, nothing is left of it."""
-        source = (
-            over(backing, spec.image)
-            if backing
-            else source_of(what, spec.image, self.records.all(), self.golden.disk_of)
-        )
-        program = self._program()
-        with contextlib.ExitStack() as held:
-            if source.machine:
-                held.enter_context(self.records.locked(source.machine, job))
-                if not source.checkpoint and self.running(source.machine):
-                    raise Conflict(
-                        f'{what}: the machine "{source.machine}" to copy runs; expected a stopped one, or '
-                        f"a checkpoint: {spec.image}.CHECKPOINT"
-                    )
-            record = self._new_record(spec, source, role, program, job)
-            try:
-                self.disks.make(spec.name, record["uid"])
-                self._make_disk(spec, source, record, what, job)
-                self._make_seed(spec, source, record)
-                self.records.update(spec.name, made=True)
-            except BaseException:
-                with contextlib.suppress(FleetError):
-                    self._remove(spec.name, Job.lasting(_CLEANING, job.report))
-                raise
-
-    def _new_record(self, spec: MachineSpec, source: Source, role: str, program: str, job: Job) -> dict[str, Any]:
-        """Write the record of a machine that is about to be made. From here on it is there, incomplete."""
-        given = dict(source.defaults or {})
-        networks = qemu_networks.given_macs(spec.networks) if spec.networks else ()
-        default = qemu_networks.given_macs(qemu_networks.DEFAULT)
-        record: dict[str, Any] = {
-            "incomplete": _INTERRUPTED,
-            "image": source.image,
-            "origin": given.get("origin") or given.get("image") or "",
-            "cpu": spec.cpu or given.get("cpu") or DEFAULT_CPU,
-            "memory": spec.memory or given.get("memory") or DEFAULT_MEMORY,
-            "disk": spec.disk or 0,
-            "networks": [network.to_dict() for network in networks],
-            "cards": [network.to_dict() for network in networks or default],
-            "user_data": spec.user_data_hash,
-            "tags": list(spec.tags or ()),
-            "project": spec.project or "",
-            "login": spec.login or given.get("login") or "",
-            "role": role,
-            "base": source.format,
-            "type": machine_type(program),
-            "uuid": str(uuid.uuid4()),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "folder": str(self.disks.of(spec.name)),
-        }
-        with self.records.locked(".users", job):
-            used = [one.get("uid") for one in self.records.all().values()]
-            record["uid"] = free_uid(used) if own_users() else -1
-            self.records.put(spec.name, record)
-        return record
-
-    def _make_disk(self, spec: MachineSpec, source: Source, record: dict[str, Any], what: str, job: Job) -> None:
-        uid = record["uid"]
-        if source.machine:
-            job.report(f"copy {source.image.partition(':')[2]}")
-            other = self._record(source.machine)
-            if source.format:
-                self.disks.link_base(spec.name, self.disks.base(source.machine), what, uid)
-            size = self.disks.size(source.machine)
-            uids = (int(other["uid"]), int(uid))
-            self.disks.fork(source.machine, source.checkpoint, source.format, spec.name, size, uids, job)
-            record["disk"] = check_size(what, spec.disk, size)
-            if record["disk"] > size:
-                self.disks.grow(spec.name, record["disk"], uid, job)
-        else:
-            record["disk"] = check_size(what, spec.disk, source.size)
-            self.disks.link_base(spec.name, source.path, what, uid)
-            fine = bool(record["role"])  # what an image is made of must not hold what was deleted
-            self.disks.create(spec.name, source.format, record["disk"], uid, job, fine=fine)
-        self.records.update(spec.name, disk=record["disk"])
-
-    def _make_seed(self, spec: MachineSpec, source: Source, record: Mapping[str, Any]) -> None:
-        seed = self.disks.of(spec.name) / SEED
-        networks = [Network(**one) for one in record["cards"]]
-        nocloud.build(
-            seed,
-            spec.user_data,
-            nocloud.meta_data(f"{spec.name}-{secrets.token_hex(6)}", spec.name),
-            nocloud.network_config(networks),
-            FORK_VENDOR_DATA if source.machine else "",
-        )
-        if record["uid"] >= 0:
-            readable(seed, record["uid"])
-        self.disks.write(spec.name, VNC_SECRET, secrets.token_urlsafe(6)[:8], record["uid"])
-
     def _hardware(self, name: str, record: Mapping[str, Any]) -> Hardware:
         networks = [Network(**one) for one in record["cards"]]
         return Hardware(
             name=name,
-            executable=self._program(),
+            executable=self.program(),
             type=record["type"],
             cpu=record["cpu"],
             memory=record["memory"],
@@ -371,7 +271,7 @@ class Qemu:
     def _boot(self, name: str, job: Job, first: bool) -> None:
         """Start a machine and return when it can be used."""
         self.power_on(name, job)
-        record = self._record(name)
+        record = self.record(name)
         machine = machine_of(name, record, self.processes.get(name))
         host = machine.addresses[0] if machine.addresses else ""
         told = self.guest(name).wait(job, host, machine.port, first)
@@ -388,7 +288,7 @@ class Qemu:
 
     def _grow(self, name: str, size: int, job: Job) -> None:
         """Make a disk larger. A running guest is told at once, and asked to use it; else it does so when it boots."""
-        record = self._record(name)
+        record = self.record(name)
         if not self.running(name):
             self.disks.grow(name, size, record["uid"], job)
         else:
@@ -404,7 +304,7 @@ class Qemu:
         same = all(not value or record.get(key) == value for key, value in given.items() if key != "image")
         return same and (not spec.image or str(record.get("image", "")).startswith(spec.image))
 
-    def _remove(self, name: str, job: Job) -> None:
+    def remove(self, name: str, job: Job) -> None:
         """Remove a machine with all that it had. Its record goes last: until then this can be done again."""
         if self.records.get(name) or self.disks.of(name).exists():
             self.processes.remove(name, job)
@@ -422,22 +322,22 @@ class Qemu:
                 self.records.update(name, incomplete=error.message)
             raise
 
-    def _record(self, name: str) -> dict[str, Any]:
+    def record(self, name: str) -> dict[str, Any]:
         record = self.records.get(name)
         if not record:
             raise NotFound(f'machine "{name}": it does not exist')
         return record
 
     def _whole(self, name: str) -> None:
-        record = self._record(name)
+        record = self.record(name)
         if record.get("incomplete"):
             raise Conflict(f'machine "{name}": it is incomplete: {record["incomplete"]}')
 
     def _machine(self, name: str) -> Machine:
-        record = self._record(name)
+        record = self.record(name)
         return machine_of(name, record, self.processes.get(name))
 
-    def _program(self) -> str:
+    def program(self) -> str:
         """Return the path of QEMU. Raises Unavailable when it is not there."""
         given = str(self.settings.get("executable") or PROGRAM)
         found = shutil.which(given)

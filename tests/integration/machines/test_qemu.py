@@ -22,7 +22,7 @@ from tests.requirements import require_linux, require_root, require_tool
 from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, TimedOut, Unavailable
 from fleet_core.machine_plans import plan
 from fleet_core.machines import MachineSpec, Network, machine_spec
-from fleet_machines import batches, providers, qemu
+from fleet_machines import batches, providers, qemu, qemu_create
 from fleet_machines.provider import Job
 from fleet_machines.qemu import Qemu
 from fleet_machines.qemu_guest import Guest
@@ -383,8 +383,8 @@ def test_a_create_that_was_killed_is_made_anew(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(qemu.Qemu, stage, killed)
-        patch.setattr(qemu.Qemu, "_remove", lambda *_arguments: None)  # SIGKILL lets nobody tidy up
+        patch.setattr(qemu_create.Maker, stage, killed)
+        patch.setattr(qemu.Qemu, "remove", lambda *_arguments: None)  # SIGKILL lets nobody tidy up
         with pytest.raises(Killed):
             provider.create(spec(image=image), job())
     assert provider.describe()["web"].incomplete == "its creation was interrupted"
@@ -416,7 +416,7 @@ def test_what_cannot_be_made_is_refused_in_a_sentence(
 
 
 def test_qemus_own_words_reach_the_user(provider: Qemu, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qemu, "machine_type", lambda program: "pc-q35-0.0")
+    monkeypatch.setattr(qemu_create, "machine_type", lambda program: "pc-q35-0.0")
     with pytest.raises(FleetError, match=r'machine "web": .*it said: .*unsupported machine type'):
         provider.create(spec(image=image), job(20))
 
