@@ -47,9 +47,7 @@ GOLD = ImageSpec(
     checks={"git": "git --version"},
     login="dev",
 )
-SCRIPTS = [
-    ENVIRONMENT + script for script in ("set -e\napt-get install -y git\n", "set -e\ntrue\n", "git --version\n")
-]
+SCRIPTS = [ENVIRONMENT + script for script in ("set -e\napt-get install -y git\n", "set -e\ntrue\n", "git --version\n")]
 PLAIN_OF_GOLD = replace(PLAIN, image="gold")
 
 
@@ -461,6 +459,26 @@ def test_a_command_that_hangs_is_ended(host: Host) -> None:
     began = time.monotonic()
     with pytest.raises(TimedOut, match="it did not end within 1s; force: true powers it off"):
         adapter.stop("dev-1", job(1))
+    assert time.monotonic() - began < 10
+
+
+def test_a_machine_that_prints_without_end_is_cut_off(tmp_path: Path) -> None:
+    program = tmp_path / "multipass"
+    program.write_text("#!/bin/sh\nyes | head -c 60000000\n")
+    program.chmod(0o755)
+    with pytest.raises(ProcessFailed, match='machine "a": multipass exec: it printed more than 20M'):
+        CommandLine(str(program)).run("exec", what='machine "a"', job=job())
+
+
+def test_a_program_that_reads_nothing_and_one_that_leaves_a_child_behind_are_ended(tmp_path: Path) -> None:
+    program = tmp_path / "multipass"
+    program.write_text("#!/bin/sh\necho done\n")
+    program.chmod(0o755)
+    assert CommandLine(str(program)).run("x", what="x", job=job(), stdin="y" * 2_000_000) == "done\n"
+    program.write_text("#!/bin/sh\nsleep 30 &\necho done\n")
+    began = time.monotonic()
+    with pytest.raises(TimedOut):
+        CommandLine(str(program)).run("x", what="x", job=job(1))
     assert time.monotonic() - began < 10
 
 
