@@ -38,6 +38,8 @@ $ fleet stop web db
 $ fleet apply agents.yml
 $ fleet run builder
 $ fleet message builder "Leave the tests alone"
+$ fleet machines
+$ fleet machines ssh web-1
 ```
 """
 # Said once, for all commands.

@@ -85,13 +85,17 @@ def task_runs(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def machines(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Names of machines of which something is kept here; no provider is asked by a TAB key."""
+    """Names of machines of which there is a record here; no provider is asked by a TAB key."""
     from fleet_core.machines import MACHINE_NAME
+    from fleet_machines import providers as known
+    from fleet_machines.records import Records
     from fleet_node import paths
 
     given = next((found.params["state_dir"] for found in _chain(ctx) if found.params.get("state_dir")), None)
-    kept = (paths.state_dir(given) / "machines").glob("*/*")
-    return _matching([path.stem for path in kept if MACHINE_NAME.fullmatch(path.stem)], incomplete)
+    folder = str(paths.state_dir(given))
+    records = {name: record for provider in known.names() for name, record in Records(folder, provider).all().items()}
+    machines = [name for name, record in records.items() if MACHINE_NAME.fullmatch(name) and not record.get("role")]
+    return _matching(machines, incomplete)
 
 
 def machine_states(incomplete: str) -> list[str]:

@@ -8,13 +8,17 @@ import shlex
 from typing import Any
 
 import pytest
+import yaml
+from ansible.template import is_trusted_as_template
 
+from ansible_collections.autovibe.fleet.plugins.inventory import machines
 from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_core.errors import (
     Conflict,
     FleetError,
     InvalidInput,
     ProcessFailed,
 )
+from ansible_collections.autovibe.fleet.plugins.module_utils.fleet_core.machines import STATES
 from ansible_collections.autovibe.fleet.plugins.plugin_utils import machine_nodes
 from ansible_collections.autovibe.fleet.plugins.plugin_utils.machine_hosts import (
     GROUPS,
@@ -374,3 +378,25 @@ def test_settings_go_by_standard_input_and_no_host_is_an_option(tmp_path: Any, m
     assert "BatchMode=yes" in argv
     assert json.loads((tmp_path / "stdin").read_text()) == {"token_secret": "hunter2"}
     assert "hunter2" not in (tmp_path / "argv").read_text()
+
+
+# -- documentation ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_documented_is_what_is_understood() -> None:
+    data = yaml.safe_load(machines.DOCUMENTATION)["options"]
+    assert set(data["providers"]["suboptions"]) == set(machine_nodes.KEYS)
+    assert tuple(data["group_by"]["choices"]) == tuple(data["group_by"]["default"]) == GROUPS
+    assert tuple(data["states"]["choices"]) == STATES
+    assert data["plugin"]["choices"] == [machines.InventoryModule.NAME]
+    for example in yaml.safe_load_all(machines.EXAMPLES):
+        known = {*data, "compose", "groups", "keyed_groups", "strict"}
+        assert {key for key in example if not key.startswith("cache")} <= known
+        assert nodes_from([one for one in example["providers"] if one not in ("qemu",)])
+
+
+def test_what_machines_say_is_not_trusted_and_what_we_compose_is_plain() -> None:
+    assert machines.InventoryModule.trusted_by_default is False
+    assert not is_trusted_as_template(machines.checked("fleet_machine", "x"))
+    assert not is_trusted_as_template(machines.checked("ansible_ssh_common_args", "-o {{ x }}"))
+    assert is_trusted_as_template(machines.checked("ansible_host", "10.0.0.1"))
