@@ -22,14 +22,14 @@ from .proxmox_marks import mark_of, tags_of
 from .proxmox_tasks import Tasks
 
 if TYPE_CHECKING:
-    from fleet_core.errors import Conflict, FleetError, NotFound
+    from fleet_core.errors import Conflict, FleetError, NotFound, Unavailable
     from fleet_core.machines import Machine
 else:
     try:
-        from ..fleet_core.errors import Conflict, FleetError, NotFound
+        from ..fleet_core.errors import Conflict, FleetError, NotFound, Unavailable
         from ..fleet_core.machines import Machine
     except ImportError:  # installed as a top-level package
-        from fleet_core.errors import Conflict, FleetError, NotFound
+        from fleet_core.errors import Conflict, FleetError, NotFound, Unavailable
         from fleet_core.machines import Machine
 
 PROVIDER = "proxmox"
@@ -142,7 +142,10 @@ class Guests:
             new = read.get(guest.vmid)
             if new is not None and (wanted is None or new.machine_name.lower() in wanted) and guest not in found:
                 result.append(new)
-        return [guest for guest in result if guest is not None and not guest.is_image]
+        result = [guest for guest in result if guest is not None and not guest.is_image]
+        if wanted is not None:
+            self._check_known(wanted, [one for one in result if one is not None], list(read.values()))
+        return [guest for guest in result if guest is not None]
 
     def find(self, name: str, age: float = AGE) -> Guest | None:
         """Return the machine or template of a name. Raises Conflict when two machines have it."""
@@ -211,6 +214,18 @@ class Guests:
                 self._lately, self._asked_lately = {int(vmid) for vmid in recent}, True
             with self._lock:
                 return {vmid for vmid in self._lately if vmid not in self._done}
+
+    def _check_known(self, wanted: set[str], found: Sequence[Guest], read: Sequence[Guest | None]) -> None:
+        """Raise Unavailable when a machine may be there, on a node that is away: then nobody tells its name."""
+        missing = wanted - {guest.machine_name.lower() for guest in found}
+        hidden = [guest for guest in read if guest is not None and not guest.name and guest.marks.ours]
+        if missing and hidden:
+            nodes = ", ".join(sorted({guest.node for guest in hidden}))
+            ids = ", ".join(str(guest.vmid) for guest in hidden[:10])
+            raise Unavailable(
+                f'machine "{min(missing)}": whether it is there cannot be known, for node {nodes} does not answer, and '
+                f"nobody else knows the names of its virtual machines {ids}"
+            )
 
     def _doubtful(self, guest: Guest) -> bool:
         """Whether what the list tells does not agree with what was set last."""

@@ -614,3 +614,16 @@ def test_machines_of_a_node_that_is_away_stay_listed(host: Host) -> None:
     assert (found["far"].state, found["far"].project) == ("unknown", "shop")
     with pytest.raises(Unavailable, match="No route to host"):
         host.adapter().start("far", job(2))
+
+
+def test_a_machine_whose_node_is_away_is_not_taken_for_one_that_is_not_there(host: Host) -> None:
+    host.pve.add_node("pve2")
+    host.pve.lag()  # after some minutes nobody knows the names on a node that is away
+    host.machine(200, "far", node="pve2", tags="fleet;project-shop")
+    host.pve.set_node_offline("pve2")
+    adapter = host.adapter()
+    with pytest.raises(Unavailable, match=r'"far": whether it is there cannot be known, for node pve2 does not .* 200'):
+        adapter.describe(["far"])
+    assert list(adapter.describe()) == ["vm-200"]
+    host.pve.set_node_offline("pve2", False)
+    assert host.adapter().describe(["far"])["far"].project == "shop"

@@ -43,6 +43,7 @@ addresses = st.sampled_from(["", "dhcp", "10.0.0.5/24", "fd00::a5/64"])
 networks = st.builds(
     Network, names, st.one_of(st.just(""), macs), addresses, st.sampled_from(["", "10.0.0.1", "fd00::1"])
 )
+like_ours = st.sampled_from(["fleet", "fleet-image", "ip-x", "net0-a", "tag-x", "size-1-2-3", "data-0"])
 
 
 @given(
