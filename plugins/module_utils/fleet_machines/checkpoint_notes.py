@@ -11,14 +11,13 @@ import base64
 import binascii
 import contextlib
 import json
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .provider import Job
-from .records import Record, Records
+from .records import Record, Records, forget_checkpoints
 
 if TYPE_CHECKING:
     from fleet_core.errors import FleetError, NotFound, StateDamaged
@@ -96,10 +95,7 @@ class Notes:
 
     def forget(self, machine: str) -> None:
         """Forget all about a machine that is gone."""
-        shutil.rmtree(self._folder / machine, ignore_errors=True)
-        for folder in (self._folder, self._folder.parent):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        forget_checkpoints(self._state_dir, self._provider, machine)
 
     @contextlib.contextmanager
     def locked(self, machine: str, job: Job) -> Iterator[None]:

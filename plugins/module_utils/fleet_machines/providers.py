@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .provider import Provider, Surroundings
+from .provider import Job, Provider, Surroundings
+from .records import forget_checkpoints
 
 if TYPE_CHECKING:
     from fleet_core.errors import InvalidInput
@@ -66,6 +67,19 @@ def provider(name: str, state_dir: str | None = None, settings: Mapping[str, Any
         hint = nearest(name, _ADAPTERS) or f"; known: {', '.join(names())}"
         raise InvalidInput(f'provider "{name}": unknown{hint}')
     given = {key: value for key, value in (settings or {}).items() if value is not None}
-    found = _ADAPTERS[name](Surroundings(str(paths.state_dir(state_dir)), given))
+    folder = str(paths.state_dir(state_dir))
+    found = _ADAPTERS[name](Surroundings(folder, given))
     check_keys(f'settings of provider "{name}"', given, found.capabilities.settings)
+    return _forgetting(found, folder)
+
+
+def _forgetting(found: Provider, state_dir: str) -> Provider:
+    """Let what is kept beside the provider about a machine's checkpoints go with the machine, whoever deletes it."""
+    delete = found.delete
+
+    def delete_all(name: str, job: Job) -> None:
+        delete(name, job)
+        forget_checkpoints(state_dir, found.name, name)
+
+    found.delete = delete_all  # type: ignore[method-assign]
     return found

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -106,6 +107,15 @@ class Records:
         if not isinstance(found, dict):
             raise StateDamaged(f"record {path}: expected a JSON object")
         return found
+
+
+def forget_checkpoints(state_dir: str, provider: str, machine: str) -> None:
+    """Remove what is kept of the checkpoints of a machine that is gone, and the folders that are empty then."""
+    folder = Path(state_dir) / "machines" / provider / "checkpoints"
+    shutil.rmtree(folder / machine, ignore_errors=True)
+    for empty in (folder, folder.parent):
+        with contextlib.suppress(OSError):
+            empty.rmdir()
 
 
 def _lock(file: IO[str], path: Path) -> bool:
