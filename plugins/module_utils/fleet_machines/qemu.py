@@ -224,7 +224,8 @@ class Qemu:
         """Start QEMU, if it does not run, and return when its monitor answers."""
         if self.state(name) not in ("running", "starting"):
             record = self.record(name)
-            accel = qemu_accel.choose(str(self.settings.get("accel") or qemu_accel.AUTO), self.program(), self.folder)
+            wanted = str(self.settings.get("accel") or qemu_accel.AUTO)
+            accel = qemu_accel.choose(wanted, self.program(), self.folder, own_user=record["uid"] >= 0)
             record = self.records.update(name, accel=accel)
             made = self._hardware(name, record)
             self.disks.write(name, CONFIG, made.to_json())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .qemu_command import KVM, TCG
-from .qemu_launch import KVM_DEVICE, usable
+from .qemu_launch import KVM_DEVICE, device_groups, usable
 
 if TYPE_CHECKING:
     from fleet_core.errors import InvalidInput, Unavailable
@@ -51,8 +51,10 @@ _CODE = bytes.fromhex(
 BOOT_SECTOR = _CODE + bytes(510 - len(_CODE)) + b"\x55\xaa"
 
 
-def choose(wanted: str, executable: str, folder: Path, device: str = KVM_DEVICE) -> str:
+def choose(wanted: str, executable: str, folder: Path, device: str = KVM_DEVICE, own_user: bool = False) -> str:
     """Return kvm or tcg for a setting. folder: where the answer of a probe is kept, until the host boots again.
+
+    own_user: whether machines run as users of their own, who must be able to open the device too.
 
     Raises InvalidInput for another setting, Unavailable when KVM is demanded and does not work.
     """
@@ -60,16 +62,18 @@ def choose(wanted: str, executable: str, folder: Path, device: str = KVM_DEVICE)
         raise InvalidInput(f"accel: expected {', '.join(CHOICES)}, found {wanted!r}")
     if wanted == TCG:
         return TCG
-    why = _why_not(executable, folder, device)
+    why = _why_not(executable, folder, device, own_user)
     if why and wanted == KVM:
         raise Unavailable(f"accel: kvm was asked for, but {why}; expected a host with KVM, or accel: auto")
     return TCG if why else KVM
 
 
-def _why_not(executable: str, folder: Path, device: str) -> str:
+def _why_not(executable: str, folder: Path, device: str, own_user: bool) -> str:
     """Return why KVM cannot be used, empty when it can."""
     if not usable(device):
         return f"{device} cannot be opened by this user"
+    if own_user and not device_groups(device) and os.stat(device).st_mode & 0o006 != 0o006:
+        return f"{device} can be opened by root only; expected it to belong to a group such as kvm"
     if not virtualizes():
         return "the processor has neither vmx nor svm, and no module of KVM for it is loaded"
     key = _key(executable)

@@ -92,14 +92,18 @@ def drop(made: Hardware) -> None:
     """Become the machine's own user for good, with the group of /dev/kvm as the only further one."""
     if made.uid < 0 or os.geteuid() != 0:
         return
-    groups = []
-    with contextlib.suppress(OSError):
-        device = os.stat(KVM_DEVICE)
-        if device.st_gid and device.st_mode & 0o060 == 0o060:
-            groups.append(device.st_gid)
-    os.setgroups(groups)
+    os.setgroups(device_groups(KVM_DEVICE))
     os.setresgid(made.gid, made.gid, made.gid)
     os.setresuid(made.uid, made.uid, made.uid)
+
+
+def device_groups(device: str) -> list[int]:
+    """Return the group that a machine's own user needs to open a device, if that is a group and not root's."""
+    with contextlib.suppress(OSError):
+        found = os.stat(device)
+        if found.st_gid and found.st_mode & 0o060 == 0o060:
+            return [found.st_gid]
+    return []
 
 
 def usable(device: str) -> bool:

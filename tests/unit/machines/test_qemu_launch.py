@@ -134,6 +134,18 @@ def test_acceleration_needs_a_device_a_processor_and_a_machine_that_ran(
     assert qemu_accel.choose("tcg", program, folder, device) == "tcg"
 
 
+@pytest.mark.parametrize(("mode", "fits"), [(0o600, False), (0o666, True)])
+def test_machines_with_users_of_their_own_must_reach_the_device(
+    mode: int, fits: bool, program: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu_accel, "virtualizes", lambda: True)
+    monkeypatch.setattr(qemu_accel, "probe", lambda executable, accel: True)
+    Path(device).chmod(mode)
+    expected = "kvm" if fits else "tcg"
+    assert qemu_accel.choose("auto", program, tmp_path / "state", device, own_user=True) == expected
+    assert qemu_accel.choose("auto", program, tmp_path / "state", device) == "kvm"
+
+
 def test_another_program_is_tried_anew(program: str, device: str, tmp_path: Path) -> None:
     first = qemu_accel._key(program)
     Path(program).write_text("#!/bin/sh\nexit 1\n")
