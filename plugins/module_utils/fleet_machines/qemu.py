@@ -22,6 +22,7 @@ from .provider import Job, Ran, Surroundings
 from .qemu_command import (
     BRIDGE,
     CONFIG,
+    ISOLATED,
     Hardware,
     ssh_card,
 )
@@ -65,6 +66,7 @@ class Qemu:
     capabilities = Capabilities(
         changes={"cpu": STOPPED, "memory": STOPPED, "disk": LIVE, "tags": LIVE, "project": LIVE, "login": LIVE},
         live_checkpoints=True,
+        isolated=ISOLATED,
         settings=("executable", "accel", "folder", "cache", "mirror"),
     )
 
@@ -308,6 +310,8 @@ class Qemu:
     def remove(self, name: str, job: Job) -> None:
         """Remove a machine with all that it had. Its record goes last: until then this can be done again."""
         if self.records.get(name) or self.disks.of(name).exists():
+            if self.records.get(name):
+                self.records.update(name, incomplete="its deletion was interrupted")
             self.processes.remove(name, job)
             self.disks.remove(name)
             shutil.rmtree(self.records.folder / "checkpoints" / name, ignore_errors=True)
