@@ -99,6 +99,7 @@ class Guests:
         self._when = float("-inf")
         self._lately: set[int] = set()
         self._asked_lately = False
+        self._names: dict[int, str] = {}  # of guests that are listed without theirs
         self._done: dict[int, tuple[float, Guest | None]] = {}  # of this process: what became of a guest, None: gone
 
     # -- what there is ------------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ class Guests:
         wanted = None if names is None else {name.lower() for name in names}
         found = [
             guest
-            for guest in self.all()
+            for guest in (self.named() if sure else self.all())
             if not guest.is_image and (wanted is None or guest.machine_name.lower() in wanted)
         ]
         doubtful = {
@@ -134,32 +135,47 @@ class Guests:
             or (deep and not guest.marks.ours)
             or self.session.settings.thorough
         }
-        nameless = [guest for guest in self.all() if not guest.name and sure and not guest.is_image]
-        ask = [guest for guest in found if guest.vmid in doubtful] + [one for one in nameless if one not in found]
+        ask = [guest for guest in found if guest.vmid in doubtful]
         read = {guest.vmid: new for guest, new in zip(ask, self._read(ask))}
-        result = [read.get(guest.vmid, guest) for guest in found]
-        for guest in nameless:
-            new = read.get(guest.vmid)
-            if new is not None and (wanted is None or new.machine_name.lower() in wanted) and guest not in found:
-                result.append(new)
-        result = [guest for guest in result if guest is not None and not guest.is_image]
+        result = [one for guest in found if (one := read.get(guest.vmid, guest)) is not None and not one.is_image]
         if wanted is not None:
-            self._check_known(wanted, [one for one in result if one is not None], list(read.values()))
-        return [guest for guest in result if guest is not None]
+            self._check_known(wanted - {guest.machine_name.lower() for guest in result})
+        return result
+
+    def named(self, age: float = AGE) -> tuple[Guest, ...]:
+        """Return all guests, with the names of those that are listed without: new ones, and those of a node that is
+        away, whose names stay unknown."""
+        listed = self.all(age)
+        unknown = [guest for guest in listed if not guest.name and not guest.is_image]
+        if not unknown:
+            return listed
+        read = [guest for guest in self._read(unknown) if guest is not None and guest.name]
+        with self._lock:
+            self._names.update({guest.vmid: guest.name for guest in read})
+        fresh = {guest.vmid: guest.evolve(config=None) for guest in read}
+        return tuple(fresh.get(guest.vmid, guest) for guest in listed)
 
     def find(self, name: str, age: float = AGE) -> Guest | None:
-        """Return the machine or template of a name. Raises Conflict when two machines have it."""
-        found = [guest for guest in self.all(age) if guest.machine_name.lower() == name.lower() and not guest.is_image]
+        """Return the machine of a name. Raises Conflict when two have it, Unavailable when it may be hidden."""
+        found = [
+            guest for guest in self.named(age) if guest.machine_name.lower() == name.lower() and not guest.is_image
+        ]
         check_single(name, found)
+        if not found:
+            self._check_known({name})
         return found[0] if found else None
 
     def get(self, name: str) -> Guest:
         """Return the machine of a name, as it is at this moment. Raises NotFound when there is none."""
-        guest = self.find(name) or self.find(name, age=0.0)
-        fresh = None if guest is None else self.read(guest)
-        if fresh is None:
-            raise NotFound(f'machine "{name}": there is none with {self.session.settings.where}')
-        return fresh
+        for age in (AGE, 0.0):
+            guest = self.find(name, age)
+            fresh = None if guest is None else self.read(guest)
+            if fresh is not None:
+                return fresh
+            if guest is not None:  # it was moved to another node, or is gone
+                with self._lock:
+                    self._done.pop(guest.vmid, None)
+        raise NotFound(f'machine "{name}": there is none with {self.session.settings.where}')
 
     def templates(self, name: str, age: float = AGE) -> list[Guest]:
         """Return the templates of a name or machine id."""
@@ -200,7 +216,12 @@ class Guests:
             now = time.monotonic()
             self._done = {vmid: done for vmid, done in self._done.items() if now - done[0] < STALE}
             done = {vmid: guest for vmid, (_when, guest) in self._done.items()}
+            names = dict(self._names)
         found = [done.pop(guest.vmid, guest) for guest in listed]
+        found = [
+            guest.evolve(name=names.get(guest.vmid, "")) if guest is not None and not guest.name else guest
+            for guest in found
+        ]
         return tuple(guest for guest in [*found, *done.values()] if guest is not None)
 
     def _recent(self) -> set[int]:
@@ -215,10 +236,9 @@ class Guests:
             with self._lock:
                 return {vmid for vmid in self._lately if vmid not in self._done}
 
-    def _check_known(self, wanted: set[str], found: Sequence[Guest], read: Sequence[Guest | None]) -> None:
-        """Raise Unavailable when a machine may be there, on a node that is away: then nobody tells its name."""
-        missing = wanted - {guest.machine_name.lower() for guest in found}
-        hidden = [guest for guest in read if guest is not None and not guest.name and guest.marks.ours]
+    def _check_known(self, missing: set[str]) -> None:
+        """Raise Unavailable when a missing machine may be there, on a node that is away: nobody tells its name then."""
+        hidden = [guest for guest in self.all(STALE) if not guest.name and guest.marks.ours]
         if missing and hidden:
             nodes = ", ".join(sorted({guest.node for guest in hidden}))
             ids = ", ".join(str(guest.vmid) for guest in hidden[:10])

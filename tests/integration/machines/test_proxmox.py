@@ -627,3 +627,26 @@ def test_a_machine_whose_node_is_away_is_not_taken_for_one_that_is_not_there(hos
     assert list(adapter.describe()) == ["vm-200"]
     host.pve.set_node_offline("pve2", False)
     assert host.adapter().describe(["far"])["far"].project == "shop"
+
+
+def test_what_was_left_is_finished_though_the_list_does_not_know_its_name_yet(host: Host) -> None:
+    host.pve.lag()
+    adapter = host.adapter()
+    killed_before(adapter, "/status/start")
+    with pytest.raises(Killed):
+        adapter.create(SPEC, job())
+    other = host.adapter()
+    assert "did not come up yet" in other.describe(["web-1"], full=True)["web-1"].incomplete
+    assert other.create(SPEC, job()).detail["vmid"] == 100
+    with pytest.raises(Conflict, match="there is one already"):
+        host.adapter().create(SPEC, job())
+    assert host.names() == ["web-1"]
+
+
+def test_a_machine_that_was_moved_to_another_node_is_found_there(host: Host) -> None:
+    adapter = host.adapter()
+    adapter.create(PLAIN, job())
+    host.pve.add_node("pve2")
+    host.vm("web-1").node = "pve2"
+    adapter.stop("web-1", job())
+    assert host.vm("web-1").status == "stopped"
