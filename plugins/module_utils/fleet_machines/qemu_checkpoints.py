@@ -16,18 +16,18 @@ from .provider import Job
 
 if TYPE_CHECKING:
     from fleet_core.checkpoints import Checkpoint, in_order
-    from fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed
+    from fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed, Unavailable
     from fleet_core.names import nearest
 
     from .qemu import Qemu
 else:
     try:
         from ..fleet_core.checkpoints import Checkpoint, in_order
-        from ..fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed
+        from ..fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed, Unavailable
         from ..fleet_core.names import nearest
     except ImportError:  # installed as a top-level package
         from fleet_core.checkpoints import Checkpoint, in_order
-        from fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed
+        from fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed, Unavailable
         from fleet_core.names import nearest
 
 _FITS = ("cpu", "memory", "type", "accel")  # what must be as it was for a saved memory to fit
@@ -139,7 +139,7 @@ class Checkpoints:
                     monitor.call("stop")
                 monitor.job("snapshot-load", max(job.left(), 1.0), tag=checkpoint, **_SAVED)
                 monitor.call("cont")
-        except ProcessFailed as error:
+        except (ProcessFailed, Unavailable) as error:
             job.report(f"it did not fit ({error.message}): only its disk is restored, and it boots")
             return False
         guest.woken()
