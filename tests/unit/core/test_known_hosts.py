@@ -12,6 +12,7 @@ import pytest
 from fleet_core.errors import InvalidInput, ProcessFailed
 from fleet_core.known_hosts import best, known, ssh_options, updated
 from fleet_core.machine_access import answer, script
+from fleet_machines.access import Access, shared
 
 
 def key(kind: str = "ssh-ed25519", number: int = 1) -> str:
@@ -71,3 +72,9 @@ def test_what_the_script_said_is_read_and_a_failure_is_told() -> None:
         answer("m", 0, "", "")
     with pytest.raises(InvalidInput, match="m: host key"):
         answer("m", 0, "host ssh-ed25519 AAAA\nend\n", "")
+
+
+def test_machines_with_the_same_host_key_are_told() -> None:
+    found = [Access(name, "ada", "::1", 22, (key(number=number),)) for name, number in (("a", 1), ("b", 2), ("c", 1))]
+    assert [text.partition(":")[0] for text in shared(found)] == ["machines a, c"]
+    assert shared(found[:2]) == ()
