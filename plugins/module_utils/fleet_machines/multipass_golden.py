@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import golden
+from . import downloads, golden
 from .multipass_output import NAME, listed
 from .multipass_sources import SEALED
 from .provider import Job
 
 if TYPE_CHECKING:
-    from fleet_core.errors import Conflict, FleetError, NotFound
+    from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound
     from fleet_core.images import GOLDEN, Image, ImageSpec
     from fleet_core.machines import MachineSpec
     from fleet_core.moments import precise
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from .records import Record
 else:
     try:
-        from ..fleet_core.errors import Conflict, FleetError, NotFound
+        from ..fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound
         from ..fleet_core.images import GOLDEN, Image
         from ..fleet_core.machines import MachineSpec
         from ..fleet_core.moments import precise
     except ImportError:  # installed as a top-level package
-        from fleet_core.errors import Conflict, FleetError, NotFound
+        from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound
         from fleet_core.images import GOLDEN, Image
         from fleet_core.machines import MachineSpec
         from fleet_core.moments import precise
@@ -90,11 +91,25 @@ class GoldenImages:
             name, NAME, spec.base, cpu=spec.cpu, memory=spec.memory, disk=spec.disk, user_data=spec.user_data
         )
         provider.check(machine)
+        _verify(spec, job)
         provider.launch(machine, job)
         golden.prepare(spec, lambda script: provider.run(name, script, job), job)
         job.report("stop it and snapshot it")
         provider.cli.run("stop", name, what=what, job=job)
         provider.cli.run("snapshot", name, "--name", SEALED, what=what, job=job)
+
+
+def _verify(spec: ImageSpec, job: Job) -> None:
+    """Verify a base that is a file. Raises InvalidInput for a checksum that nobody would look at."""
+    what = f'image "{spec.name}": base'
+    if not spec.checksum:
+        return
+    if not spec.base.startswith("file://"):
+        raise InvalidInput(
+            f"{what}: Multipass verifies its own releases and nothing else; download {spec.base} and name it as "
+            "file:///path, or leave the checksum out"
+        )
+    downloads.verify(Path(spec.base[len("file://") :]), spec.checksum, job, what)
 
 
 def _image(name: str, record: Record) -> Image:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from dataclasses import replace
@@ -248,6 +249,20 @@ def test_a_failed_build_is_told_and_built_again(host: Host) -> None:
         adapter.build_image(wrong, job())
     assert adapter.build_image(GOLD, job()).incomplete == ""
     assert adapter.create(replace(PLAIN, image="gold"), job()).image == GOLD.image_name
+
+
+def test_a_checksum_is_verified_or_refused_but_never_passed_over(host: Host, tmp_path: Path) -> None:
+    adapter = host.adapter()
+    base = tmp_path / "base.qcow2"
+    base.write_bytes(b"disk")
+    good = f"sha256:{hashlib.sha256(b'disk').hexdigest()}"
+    with pytest.raises(InvalidInput, match="Multipass verifies its own releases and nothing else"):
+        adapter.build_image(replace(GOLD, checksum=good), job())
+    with pytest.raises(InvalidInput, match=rf"base: expected sha256:0000.*, found {good}"):
+        adapter.build_image(replace(GOLD, base=f"file://{base}", checksum="sha256:" + "0" * 64), job())
+    assert host.instances() == {}
+    assert host.left() == []
+    assert adapter.build_image(replace(GOLD, base=f"file://{base}", checksum=good), job()).incomplete == ""
 
 
 def test_an_image_whose_check_or_sealing_fails_is_none(host: Host) -> None:
