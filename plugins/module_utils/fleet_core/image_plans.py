@@ -125,7 +125,7 @@ def _reason(
     spec: ImageSpec, current: Image | None, changed: tuple[str, ...], rebuild: bool, images: tuple[Image, ...]
 ) -> str:
     if current is None:
-        unfinished = any(image.name == spec.image_name for image in images)
+        unfinished = any(image.kind == GOLDEN and image.name == spec.image_name for image in images)
         return "its build was not finished" if unfinished else "there is none of this family"
     if changed:
         return f"{' and '.join(changed)} changed since {current.name}"
