@@ -12,7 +12,7 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,12 @@ from .provider import Job, Ran
 from .qemu_qmp import Lines
 
 if TYPE_CHECKING:
-    from fleet_core.errors import FleetError, NotFound, ProcessFailed, TimedOut, Unavailable
+    from fleet_core.errors import NotFound, ProcessFailed
 else:
     try:
-        from ..fleet_core.errors import FleetError, NotFound, ProcessFailed, TimedOut, Unavailable
+        from ..fleet_core.errors import NotFound, ProcessFailed
     except ImportError:  # installed as a top-level package
-        from fleet_core.errors import FleetError, NotFound, ProcessFailed, TimedOut, Unavailable
+        from fleet_core.errors import NotFound, ProcessFailed
 
 PORT = "org.qemu.guest_agent.0"
 ANSWER = 20.0  # seconds; a guest under TCG is slow
@@ -125,22 +125,6 @@ class Agent:
         """Set the guest's clock, which stood still while its state lay on disk. seconds: since 1970."""
         self.call("guest-set-time", {"time": int(seconds * 1_000_000_000)})
 
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[int]:
-        """Keep the guest's file systems still and whole on the disk. Yields how many there are, 0 without the right.
-
-        They are thawed whatever happens in between.
-        """
-        try:
-            count = int(self.call("guest-fsfreeze-freeze", timeout=60.0) or 0)
-        except (NotFound, ProcessFailed):
-            count = 0
-        try:
-            yield count
-        finally:
-            if count:
-                self.call("guest-fsfreeze-thaw", timeout=60.0)
-
     def _synchronise(self, deadline: float) -> None:
         """Skip what an earlier connection left: the answer to our number follows the byte 0xFF."""
         number = secrets.randbelow(2**31)
@@ -155,15 +139,6 @@ class Agent:
             with contextlib.suppress(ValueError):
                 if json.loads(rest).get("return") == number:
                     return
-
-
-def answers(path: Path, machine: str, timeout: float) -> bool:
-    """Tell whether an agent answers within so many seconds."""
-    try:
-        with Agent(path, machine, timeout):
-            return True
-    except (Unavailable, TimedOut, FleetError):
-        return False
 
 
 def _items(value: object) -> list[Mapping[str, Any]]:

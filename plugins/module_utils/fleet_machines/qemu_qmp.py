@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,21 +211,3 @@ class Monitor:
     def _note(self, event: dict[str, Any]) -> None:
         self.events.append(event)
         del self.events[:-_KEPT_EVENTS]
-
-
-@contextlib.contextmanager
-def paused(monitor: Monitor) -> Iterator[None]:
-    """Hold the machine's processors for a moment, if they run."""
-    runs = monitor.running()
-    if runs:
-        monitor.call("stop")
-    try:
-        yield
-    finally:
-        if runs:
-            monitor.call("cont")
-
-
-def private_socket(path: Path) -> bool:
-    """Tell whether a socket's file can be used by its owner only."""
-    return not os.stat(path).st_mode & 0o077

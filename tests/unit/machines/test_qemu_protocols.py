@@ -18,7 +18,7 @@ from fleet_core.errors import NotFound, ProcessFailed, TimedOut, Unavailable
 from fleet_machines import qemu_agent, qemu_qmp
 from fleet_machines.provider import Job
 from fleet_machines.qemu_agent import Agent
-from fleet_machines.qemu_qmp import Monitor, paused
+from fleet_machines.qemu_qmp import Monitor
 
 Answer = Callable[[dict[str, Any]], "list[dict[str, Any]]"]
 GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}}, "capabilities": []}}
@@ -166,13 +166,6 @@ def test_a_job_that_lasts_too_long_is_cancelled(serve: Start, tmp_path: Path) ->
     assert "job-cancel" in [one["execute"] for one in server.asked]
 
 
-def test_processors_go_on_whatever_happens_in_a_pause(serve: Start, tmp_path: Path) -> None:
-    server = serve(lambda request: [{"return": {"running": True}}])
-    with Monitor(tmp_path / "s", "web") as monitor, pytest.raises(ValueError, match="x"), paused(monitor):
-        raise ValueError("x")
-    assert [one["execute"] for one in server.asked][-2:] == ["stop", "cont"]
-
-
 @pytest.mark.parametrize(
     ("greeting", "kind"),
     [([], TimedOut), ([b"garbage\n"], ProcessFailed), ([b"[1]\n"], ProcessFailed), ([b"{}\n"], ProcessFailed)],
@@ -277,20 +270,6 @@ def test_addresses_of_a_guest_are_its_own_words_sifted(serve: Start, tmp_path: P
     serve(agent_of(guest_network_get_interfaces=told), [], True)
     with Agent(tmp_path / "s", "web") as agent:
         assert agent.addresses() == {"52:54:00:aa:bb:cc": ("10.0.0.2", "fd00::2")}
-
-
-def test_file_systems_are_thawed_whatever_happens(serve: Start, tmp_path: Path) -> None:
-    server = serve(agent_of(guest_fsfreeze_freeze=2, guest_fsfreeze_thaw=2), [], True)
-    with Agent(tmp_path / "s", "web") as agent, pytest.raises(ValueError, match="x"), agent.frozen():
-        raise ValueError("x")
-    assert server.asked[-1]["execute"] == "guest-fsfreeze-thaw"
-
-
-def test_an_agent_that_may_not_freeze_is_no_failure(serve: Start, tmp_path: Path) -> None:
-    server = serve(agent_of(guest_fsfreeze_freeze=ValueError("command has been disabled")), [], True)
-    with Agent(tmp_path / "s", "web") as agent, agent.frozen() as count:
-        assert count == 0
-    assert "guest-fsfreeze-thaw" not in [one["execute"] for one in server.asked]
 
 
 def test_the_clock_is_set_in_nanoseconds(serve: Start, tmp_path: Path) -> None:
