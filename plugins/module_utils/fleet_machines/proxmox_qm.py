@@ -56,6 +56,12 @@ if ! right "$2.part" "$2" "$3" "$4"; then
     echo "the checksum differs: expected $4, found $found" >&2
     exit 66
 fi
+# A disk that lies over another file would show a machine that file of the host.
+if qemu-img info --output=json "$2.part" | grep -Eq '"(backing-filename|data-file)"'; then
+    rm -f "$2.part"
+    echo "the image needs another file beside it, and is not taken" >&2
+    exit 67
+fi
 mv "$2.part" "$2"
 """
 # The text of a snippet comes by standard input. pvesm knows where the storage keeps it.

@@ -74,8 +74,8 @@ def job(seconds: float = 20, said: list[str] | None = None) -> Job:
 
 def adapter(host: FaultyHost, **settings: Any) -> Proxmox:
     found = host.adapter(**settings)
-    found.golden.first_pause = 0.01
-    found.golden.settling = 0.5
+    found.golden.building.first_pause = 0.01
+    found.golden.building.settling = 0.5
     found.saved.first_pause = 0.01
     return found
 

@@ -60,7 +60,7 @@ def job(seconds: float = 30, said: list[str] | None = None) -> Job:
 
 def adapter(host: FaultyHost, **settings: object) -> Proxmox:
     found = host.adapter(**settings)
-    found.golden.first_pause = 0.01
+    found.golden.building.first_pause = 0.01
     return found
 
 

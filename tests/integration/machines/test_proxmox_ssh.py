@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.fakes.proxmox_faulty import FaultyHost
 from tests.fakes.qm_host import QmHost, disk_image, image_server, job, qm_host
 from tests.requirements import REPOSITORY, require_tool
 
@@ -21,6 +22,7 @@ from fleet_core.errors import Conflict, FleetError, InvalidInput, ProcessFailed,
 from fleet_core.images import ImageSpec
 from fleet_machines import proxmox_qm as qm
 from fleet_machines import proxmox_ssh as ssh
+from fleet_machines.provider import Job, Ran
 from fleet_machines.proxmox_marks import Mark, mark_of, tags_of
 
 GIB = 1024**3
@@ -74,15 +76,17 @@ def test_a_template_is_made_once(host: QmHost, version: str) -> None:
     clean(host, ("101",))
 
 
-@pytest.mark.parametrize("version", ["7.1-7", "7.4-3"])
-def test_a_run_that_breaks_anywhere_is_finished_by_the_next(host: QmHost, version: str) -> None:
+@pytest.mark.parametrize(("version", "moments"), [("7.1-7", (False, True)), ("7.4-3", (True,))])
+def test_a_run_that_breaks_anywhere_is_finished_by_the_next(
+    host: QmHost, version: str, moments: tuple[bool, ...]
+) -> None:
     host.settings(version=version)
     template = local(host, 101, "hub-template")
     verbs = [
         " ".join(command.argv[:2]) for command in qm.plan(template, None, qm.version_of(f"pve-manager/{version}/"))
     ]
     for number, verb in enumerate(dict.fromkeys(verbs)):
-        for after in (False, True):
+        for after in moments:
             state = host.folder / "state.json"
             state.unlink(missing_ok=True)
             host.faults({"on": verb, "stderr": "no luck today", "after": after})
@@ -122,6 +126,23 @@ def test_an_image_with_another_checksum_is_refused_and_not_kept(host: QmHost, tm
             ssh.make(template, host.local(), job())
     assert [path.name for path in host.cache.iterdir() if path.suffix != ".lock"] == []
     clean(host)
+
+
+def test_a_disk_over_a_file_of_the_host_is_refused(host: QmHost, tmp_path: Path) -> None:
+    require_tool("wget", "to fetch images as a Proxmox host does")
+    tool = require_tool("qemu-img", "to look into an image as a Proxmox host does")
+    (tmp_path / "www").mkdir()
+    (tmp_path / "secret").write_bytes(b"x" * 1024**2)
+    image = tmp_path / "www" / "evil.qcow2"
+    subprocess.run(
+        [tool, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(tmp_path / "secret"), str(image)], check=True
+    )
+    digits = hashlib.sha256(image.read_bytes()).hexdigest()
+    with image_server(tmp_path / "www") as (url, _seen):
+        template = qm.Template(101, "hub", f"{url}/evil.qcow2", f"sha256:{digits}", folder=str(host.cache))
+        with pytest.raises(ProcessFailed, match="the image needs another file beside it"):
+            ssh.make(template, host.local(), job())
+    assert [path.name for path in host.cache.iterdir() if path.suffix != ".lock"] == []
 
 
 def test_a_golden_image_is_built_sealed_marked_and_not_built_again(host: QmHost) -> None:
@@ -278,3 +299,36 @@ def test_an_unreachable_host_and_wrong_settings_are_sentences(tmp_path: Path) ->
     with pytest.raises(InvalidInput, match='unknown key "destinaton", did you mean "destination"'):
         ssh.ssh_settings({"destinaton": "x"})
     assert ssh.ssh_settings({"destination": "root@pve1", "ids": {"hub": 101}}).ids == {"hub": 101}
+
+
+def test_the_provider_builds_by_qm_and_finds_its_images_in_the_list(host: QmHost, tmp_path: Path) -> None:
+    (tmp_path / "cluster").mkdir()
+    cluster = FaultyHost(tmp_path / "cluster")
+    cluster.pve.version, cluster.pve.release_version = "7.4-3", "7.4"
+
+    def execute(argv: Sequence[str], stdin: str, limits: Job) -> Ran:
+        """Run it on the host, and let the cluster list what is on the host then."""
+        ran = host.local()(argv, stdin, limits)
+        for vmid, machine in host.state()["machines"].items():
+            config = machine["config"]
+            cluster.pve.vms = [vm for vm in cluster.pve.vms if vm.vmid != int(vmid)]
+            template = config.get("template") == "1"
+            cluster.pve.add_vm(int(vmid), config["name"], config=dict(config), template=template)
+        return ran
+
+    how = {"destination": "root@pve1", "cache": str(host.cache), "ids": {"agent": 100}}
+    disk_image(host.folder / "base.qcow2")
+    spec = replace(GOLD, base=str(host.folder / "base.qcow2"))
+    try:
+        provider = cluster.adapter(ssh=how)
+        provider.golden.execute = lambda settings: execute
+        image = provider.build_image(spec, job())
+        assert (image.name, image.inputs, image.detail["vmid"]) == (spec.image_name, spec.inputs, 100)
+        host.calls()
+        assert cluster.adapter(ssh=how).build_image(spec, job()) == image
+        assert host.calls() == []
+        newer = provider.build_image(replace(spec, commands=("true",)), job())
+        assert newer.detail["vmid"] != 100  # the older one keeps it
+        assert {found.name for found in provider.images()} >= {image.name, newer.name}
+    finally:
+        cluster.stop()

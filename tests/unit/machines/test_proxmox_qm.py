@@ -7,6 +7,7 @@ import shlex
 from dataclasses import replace
 
 import pytest
+from tests.requirements import REPOSITORY
 
 from fleet_core.errors import Conflict, InvalidInput, ProcessFailed
 from fleet_machines import proxmox_qm as qm
@@ -145,3 +146,19 @@ def test_versions_are_read() -> None:
 )
 def test_downloads_are_called_by_their_checksum(url: str, name: str) -> None:
     assert qm.file_name(url, DIGITS.upper()) == name
+
+
+SOURCE = "/var/lib/vz/template/fleet/noble-server-cloudimg-amd64.qcow2"
+FIXED = (
+    qm.Template(101, "hub-template", SOURCE, bridge="vmbr0", cpu=4, memory=8 * GIB, disk=50 * GIB),
+    qm.Template(100, "agent-template", SOURCE, bridge="vmbr1", cpu=2, memory=4 * GIB, disk=20 * GIB),
+)
+
+
+def documented() -> str:
+    return "\n\n".join("\n".join(lines(template, None, (7, 4))) for template in FIXED)
+
+
+def test_the_documented_commands_are_those_that_are_run() -> None:
+    text = (REPOSITORY / "docs" / "proxmox-templates.md").read_text(encoding="utf-8")
+    assert text.split("```sh\n")[1].split("\n```")[0] == documented()
