@@ -10,8 +10,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
-from tests.requirements import require_tool
+from tests.requirements import REPOSITORY, require_tool
 
 from fleet_core.errors import FleetError, InvalidInput, NotFound, ProcessFailed, StateDamaged, Unavailable
 from fleet_core.machines import Network
@@ -215,6 +216,16 @@ def test_networks_are_found_by_their_hardware_address() -> None:
     assert second["routes"] == [{"to": "0.0.0.0/0", "via": "10.0.0.1"}]
     assert third["routes"] == [{"to": "::/0", "via": "fd00::1"}]
     assert nocloud.network_config([]) == ""
+
+
+def test_a_network_config_fits_cloud_inits_own_schema() -> None:
+    schema = REPOSITORY / "plugins/plugin_utils/cloud_init_schemas/schema-network-config-v2.json"
+    networks = [
+        Network("user", "52:54:00:00:00:01"),
+        Network("br0", "52:54:00:00:00:02", "10.0.0.2/24", "10.0.0.1"),
+        Network("br1", "52:54:00:00:00:03", "fd00::2/64", "fd00::1"),
+    ]
+    jsonschema.validate(json.loads(nocloud.network_config(networks)), json.loads(schema.read_text()))
 
 
 def test_a_seed_holds_its_files_and_is_private(tmp_path: Path) -> None:
