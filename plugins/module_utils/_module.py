@@ -51,10 +51,15 @@ def run_change(module: AnsibleModule, plan: Run, apply: Run, params: Mapping[str
     module.exit_json(changed=change.changed, actions=list(change.actions), **values)
 
 
-def run_info(module: AnsibleModule, read: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> NoReturn:
-    """Read, then exit. read takes the parameters and returns what RETURN documents."""
+def run_info(
+    module: AnsibleModule, read: Callable[[Mapping[str, Any]], Mapping[str, Any]], **in_check_mode: Any
+) -> NoReturn:
+    """Read, then exit. read takes the parameters and returns what RETURN documents.
+
+    in_check_mode: what parameters are then, those of a reading that leaves something behind.
+    """
     with failures(module):
-        values = read(module.params)
+        values = read({**module.params, **(in_check_mode if module.check_mode else {})})
     module.exit_json(changed=False, **values)
 
 

@@ -251,10 +251,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = fleet_module(OPTIONS)
-    if module.check_mode:
-        module.params["verify"] = None  # it makes machines, and keeps what it found
-    run_info(module, read)
+    run_info(fleet_module(OPTIONS), read, verify=None)  # verifying makes machines, and keeps what it found
 
 
 if __name__ == "__main__":

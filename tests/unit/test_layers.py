@@ -24,7 +24,7 @@ FLEET = ("fleet_core", "fleet_node", "fleet_machines")
 CORE_MAY_IMPORT = {
     "__future__", "abc", "base64", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime", "decimal",
     "difflib", "enum", "fnmatch", "fractions", "functools", "graphlib", "hashlib", "heapq", "ipaddress", "itertools",
-    "json", "keyword", "math", "operator", "posixpath", "re", "shlex", "string", "textwrap", "types", "typing",
+    "json", "keyword", "math", "operator", "posixpath", "re", "shlex", "string", "textwrap", "types", "typing", "zlib",
     "unicodedata", "urllib.parse",
 }  # fmt: skip
 

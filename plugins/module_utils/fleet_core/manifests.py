@@ -8,7 +8,6 @@ length, nor its shape, nor the names in it.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import posixpath
@@ -285,7 +284,7 @@ def _unpacked(text: str) -> tuple[Any, Any]:
     try:
         reader = zlib.decompressobj()
         plain = reader.decompress(base64.b64decode(words[3], validate=True), _LARGEST)
-    except (ValueError, binascii.Error, zlib.error):
+    except (ValueError, zlib.error):
         raise _refused("that was cut off, or is damaged") from None
     if reader.unconsumed_tail:
         raise _refused(f"of more than {format_size(_LARGEST)}; choose smaller folders")

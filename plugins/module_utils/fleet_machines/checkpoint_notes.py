@@ -8,7 +8,6 @@ long as the provider has the checkpoint; it is written before the checkpoint is 
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import json
 import zlib
@@ -74,7 +73,7 @@ class Notes:
             raise NotFound(f"{what}: it has no manifest; expected one that was made with folders")
         try:
             found = from_dict(json.loads(zlib.decompress(base64.b64decode(record["packed"], validate=True))))
-        except (KeyError, ValueError, TypeError, binascii.Error, zlib.error, FleetError) as error:
+        except (KeyError, ValueError, TypeError, zlib.error, FleetError) as error:
             raise StateDamaged(f"{what}: its manifest cannot be read: {type(error).__name__}") from error
         if found.digest != note["digest"]:
             raise StateDamaged(f"{what}: its manifest is not the one that was saved: the hash differs")
