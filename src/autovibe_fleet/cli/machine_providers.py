@@ -111,21 +111,12 @@ def chosen(session: Session, choice: Choice) -> dict[str, dict[str, Any]] | None
     return {choice.provider: {**(recorded or {}).get(choice.provider, {}), **given}}
 
 
-def open_one(session: Session, choice: Choice) -> Provider:
-    """Return the one provider that is meant. Raises InvalidInput when there are several."""
-    found = [source for source in sources(session, choice) if source.provider is not None and source.error is None]
-    if len(found) == 1 and found[0].provider is not None:
-        return found[0].provider
-    names = ", ".join(source.name for source in found) or "none"
-    raise InvalidInput(f"provider: {names} can be used here; expected one, by --provider")
-
-
 def locate(
-    session: Session, choice: Choice, names: Iterable[str], *, full: bool = False, missing_ok: bool = False
+    session: Session, choice: Choice, names: Iterable[str], *, full: bool = False
 ) -> list[tuple[Provider, list[Machine]]]:
     """Return the machines of these names by their providers.
 
-    Raises NotFound for one that is nowhere, unless missing_ok, and Conflict for one that several providers have.
+    Raises NotFound for one that is nowhere, and Conflict for one that several providers have.
     """
     names = list(dict.fromkeys(map(check_machine_name, names)))
     found = sources(session, choice, names, full)
@@ -140,7 +131,7 @@ def locate(
             where[name] = having[0]
         else:
             missing.append(name)
-    if missing and not missing_ok:
+    if missing:
         raise _missing(missing, found)
     return [
         (source.provider, [source.machines[name] for name in names if where.get(name) is source])
@@ -211,7 +202,7 @@ def _recorded(session: Session) -> dict[str, dict[str, Any]] | None:
     try:
         data = (yaml_files.documents(text) or [{}])[0]
         known = providers.names()
-        found = {str(name): dict(check_keys_of(name, value)) for name, value in check_keys("it", data, known).items()}
+        found = {str(name): dict(_settings_of(name, value)) for name, value in check_keys("it", data, known).items()}
     except InvalidInput as error:
         raise InvalidInput(f"{path}: {error.message}") from None
     for name, settings in found.items():
@@ -220,7 +211,7 @@ def _recorded(session: Session) -> dict[str, dict[str, Any]] | None:
     return found
 
 
-def check_keys_of(name: str, value: object) -> Mapping[str, Any]:
+def _settings_of(name: str, value: object) -> Mapping[str, Any]:
     """Return the settings of a provider in the file: a mapping, or nothing."""
     if value is None:
         return {}
