@@ -44,7 +44,7 @@ def run_change(module: AnsibleModule, plan: Run, apply: Run, params: Mapping[str
     params: instead of the module's own, which are what it reports as its invocation.
     """
     with failures(module):
-        change, values, diff = (plan if module.check_mode else apply)(module.params if params is None else params)
+        change, values, diff = (plan if _only_checks(module) else apply)(module.params if params is None else params)
     if module._diff:
         shown = {"before": dict(change.before) or "", "after": dict(change.after) or ""} if diff is None else diff
         values = {**values, "diff": shown}
@@ -59,8 +59,12 @@ def run_info(
     in_check_mode: what parameters are then, those of a reading that leaves something behind.
     """
     with failures(module):
-        values = read({**module.params, **(in_check_mode if module.check_mode else {})})
+        values = read({**module.params, **(in_check_mode if _only_checks(module) else {})})
     module.exit_json(changed=False, **values)
+
+
+def _only_checks(module: AnsibleModule) -> bool:
+    return bool(module.check_mode)
 
 
 @contextlib.contextmanager
