@@ -234,7 +234,8 @@ class Qemu:
             job.report("start it" if accel == "kvm" else "start it, emulated")
             self.processes.start(name, self.disks.of(name), ssh_card(made.cards) >= 0, job)
         with self.guest(name).monitor() as monitor:
-            if not monitor.running() and monitor.call("query-status").get("status") == "paused":
+            # QEMU pauses a machine itself when the host's disk is full.
+            if monitor.call("query-status").get("status") in ("paused", "io-error"):
                 monitor.call("cont")
 
     def power_off(self, name: str, job: Job) -> None:

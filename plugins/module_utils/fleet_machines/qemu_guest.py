@@ -19,11 +19,14 @@ from .qemu_qmp import Monitor
 
 if TYPE_CHECKING:
     from fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed, TimedOut, Unavailable
+    from fleet_core.quantities import format_duration
 else:
     try:
         from ..fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed, TimedOut, Unavailable
+        from ..fleet_core.quantities import format_duration
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import Conflict, FleetError, NotFound, ProcessFailed, TimedOut, Unavailable
+        from fleet_core.quantities import format_duration
 
 # /run is new at each boot, and this file is the last thing that cloud-init writes. Its command takes seconds of
 # processor time for the same answer.
@@ -92,6 +95,7 @@ class Guest:
         empty when not known. first: it boots for the first time, so errors of cloud-init are its failure.
         """
         looked = greeted = 0.0
+        runs = True  # whether the agent may run commands: some distributions forbid it
         job.report("wait until it is ready")
         while True:
             now = time.monotonic()
@@ -99,7 +103,7 @@ class Guest:
                 self._check_alive()
                 looked = now
             try:
-                if self._agent_listens():
+                if runs and self._agent_listens():
                     found = self._booted()
                     if found is not None:
                         self._check_cloud_init(found, job, first)
@@ -107,12 +111,15 @@ class Guest:
                 elif host and _greets(host, port):
                     greeted = greeted or now
                     if now - greeted > WITHOUT_AGENT:
-                        job.report("SSH answers; there is no guest agent in it")
-                        return {}
+                        job.report("SSH answers; there is no guest agent in it that runs commands")
+                        return self.addresses()
+            except NotFound as error:
+                job.report(error.message)
+                runs = False
             except (Unavailable, TimedOut, ProcessFailed) as error:
                 if str(error).startswith(f"{self.what}: cloud-init"):
                     raise
-            job.check(f"{self.what}: it was not ready{self._said()}")
+            self._check_time(job, "it was not ready")
             job.pause(_POLL)
 
     def addresses(self) -> Mapping[str, tuple[str, ...]]:
@@ -159,7 +166,7 @@ class Guest:
                 with contextlib.suppress(FleetError):
                     self._ask(button)
                 asked, button = now, not button
-            job.check(f"{self.what}: it did not shut down{self._said()}; force: true powers it off")
+            self._check_time(job, "it did not shut down", "; force: true powers it off")
             job.pause(0.3)
 
     def _ask(self, button: bool) -> None:
@@ -206,6 +213,10 @@ class Guest:
             return
         why = str((view or {}).get("error") or "") or "it powered itself off"
         raise Conflict(f"{self.what}: it does not run any more: {why}{self._said()}")
+
+    def _check_time(self, job: Job, what: str, hint: str = "") -> None:
+        if not job.left():
+            raise TimedOut(f"{self.what}: {what} within {format_duration(job.limit)}{hint}{self._said()}")
 
     def _said(self) -> str:
         tail = self._processes.console(self.name)
