@@ -650,3 +650,22 @@ def test_a_machine_that_was_moved_to_another_node_is_found_there(host: Host) -> 
     host.vm("web-1").node = "pve2"
     adapter.stop("web-1", job())
     assert host.vm("web-1").status == "stopped"
+
+
+def test_a_fresh_clone_of_a_golden_image_is_a_machine_that_is_incomplete(host: Host) -> None:
+    tags = "fleet-image;fleet-inputs-0a1b2c3d4e5f6071;fleet-created-20260101t000000;fleet-login-dev"
+    host.template(9001, "base-0a1b2c3d4e", tags=tags, ide2=None)
+    spec = MachineSpec("web-1", "proxmox", image="base")
+    adapter = host.adapter()
+    killed_before(adapter, "/config")
+    with pytest.raises(Killed):
+        adapter.create(spec, job())
+    other = host.adapter()
+    assert {image.name for image in other.images()} == {"base-0a1b2c3d4e", "debian-12"}
+    assert "was cloned, but not configured" in other.describe()["web-1"].incomplete
+    made = other.create(spec, job())
+    assert (made.image, made.login, made.tags) == ("base-0a1b2c3d4e", "dev", ())
+    assert differences(spec, made, other.capabilities) == ()  # the family stands for its newest
+    assert "fleet-image" not in host.vm("web-1").config["tags"]
+    assert host.vm("web-1").config["ide2"].endswith("cloudinit,media=cdrom")  # or cloud-init would do nothing
+    assert host.vm("web-1").config["ipconfig0"] == "ip=dhcp"
