@@ -85,7 +85,8 @@ def test_damage_to_a_running_machine_is_undone_while_it_runs(vms: Machines, one:
 
 def test_a_script_in_a_machine_is_no_argument_of_anything(vms: Machines, one: Machine) -> None:
     put_back(vms)
-    said = vms.run("one", "secret=hidden-word-7; cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'hidden[-]word' || true")
+    look = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'hidden[-]word' || true"
+    said = vms.run("one", f"secret=hidden-word-7; {look}")
     assert said.stdout == "0\n"
     assert vms.run("one", "echo out; echo err >&2; exit 7") == type(said)(7, "out\n", "err\n")
 
