@@ -76,26 +76,22 @@ def test_a_template_is_made_once(host: QmHost, version: str) -> None:
     clean(host, ("101",))
 
 
-@pytest.mark.parametrize(("version", "moments"), [("7.1-7", (False, True)), ("7.4-3", (True,))])
-def test_a_run_that_breaks_anywhere_is_finished_by_the_next(
-    host: QmHost, version: str, moments: tuple[bool, ...]
-) -> None:
+def test_a_run_that_breaks_anywhere_is_finished_by_the_next(host: QmHost) -> None:
+    version = "7.1-7"  # the one with the most steps
     host.settings(version=version)
     template = local(host, 101, "hub-template")
     verbs = [
         " ".join(command.argv[:2]) for command in qm.plan(template, None, qm.version_of(f"pve-manager/{version}/"))
     ]
-    for number, verb in enumerate(dict.fromkeys(verbs)):
-        for after in moments:
-            state = host.folder / "state.json"
-            state.unlink(missing_ok=True)
-            host.faults({"on": verb, "stderr": "no luck today", "after": after})
-            with pytest.raises(ProcessFailed, match="no luck today"):
-                ssh.make(template, host.local(), job())
+    for verb in dict.fromkeys(verbs):
+        (host.folder / "state.json").unlink(missing_ok=True)
+        host.faults({"on": verb, "stderr": "no luck today", "after": True})  # it was done, and the connection is lost
+        with pytest.raises(ProcessFailed, match="no luck today"):
             ssh.make(template, host.local(), job())
-            assert host.config(101)["template"] == "1", (number, verb, after)
-            clean(host, ("101",))
-            assert len(host.state()["volumes"]) == 2
+        ssh.make(template, host.local(), job())
+        assert host.config(101)["template"] == "1", verb
+        clean(host, ("101",))
+        assert len(host.state()["volumes"]) == 2
 
 
 def test_an_image_is_fetched_once_and_continued(host: QmHost, tmp_path: Path) -> None:
@@ -256,10 +252,10 @@ def test_a_lost_connection_is_one_sentence_and_no_code_of_qm(host: QmHost) -> No
     clean(host, ("100",))
 
 
-@pytest.mark.parametrize("step", ["qm create", "qm set 100 --scsi0", "qm start", "qm guest exec", "qm template"])
+@pytest.mark.parametrize("step", ["qm create", "qm guest exec", "qm template"])
 def test_a_killed_client_leaves_nothing_that_the_next_does_not_finish(host: QmHost, tmp_path: Path, step: str) -> None:
     template = local(host)
-    host.faults({"on": step, "seconds": 6, "times": 1})
+    host.faults({"on": step, "seconds": 4, "times": 1})
     script = tmp_path / "client.py"
     script.write_text(
         "from tests.integration.machines import test_proxmox_ssh as test\n"
