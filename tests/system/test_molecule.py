@@ -17,14 +17,14 @@ ON_HOSTS = [name for name, text in SCENARIOS.items() if "lab_image" in text]
 WITH_MACHINES = [name for name in SCENARIOS if name not in ON_HOSTS]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("scenario", ON_HOSTS)
 def test_scenario_on_systemd_hosts(lab: Lab, scenario: str) -> None:
     """`lab` is asked for only because it skips where no lab can run; Molecule starts its own."""
     run(scenario)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("scenario", WITH_MACHINES)
 def test_scenario_with_machines(vm_base: Path, scenario: str) -> None:
     """`vm_base` likewise skips where no machine can run; it is what the scenarios boot, too."""
