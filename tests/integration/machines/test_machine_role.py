@@ -109,6 +109,19 @@ def test_a_machine_made_anew_gets_its_new_host_key_and_a_lost_file_is_written_ag
     assert [line.split()[0] for line in known.read_text().splitlines()] == ["web-1", "db-1"]
 
 
+def test_a_template_that_has_changed_is_told_and_only_makes_machines_anew_if_asked(run: Hypervisor, host: Host) -> None:
+    values = {"machine_machines": [WEB]}
+    run(ROLE, **values)
+    other = {"machine_machines": [{**WEB, "values": {"git_name": "Eve", "git_email": "eve@example.com"}}]}
+    kept = run(ROLE, **other)
+    assert kept.changed == []
+    assert "web-1: their template" in kept.of("Tell which machines")["msg"]
+    assert "Ada" in host.instances()["web-1"]["user_data"]
+    assert "msg" not in run(ROLE, **values).of("Tell which machines")
+    run(ROLE, machine_recreate=True, **other)
+    assert "Eve" in host.instances()["web-1"]["user_data"]
+
+
 def test_forks_begin_where_a_checkpoint_was(run: Hypervisor, host: Host) -> None:
     run(ROLE, **BOTH)
     adapter = host.adapter()
