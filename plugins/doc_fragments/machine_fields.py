@@ -22,11 +22,11 @@ options:
   provider_settings:
     description:
       - How to reach the provider.
-      - V(qemu) takes C(executable), the path of QEMU, C(accel) (V(auto), V(kvm) or V(tcg)), C(folder), where machines and
-        images lie, C(cache) and C(mirror).
+      - V(qemu) takes C(executable), the path of QEMU, C(accel) (V(auto), V(kvm) or V(tcg)), C(folder), where
+        machines and images lie, C(cache) and C(mirror).
       - V(multipass) takes C(executable), the path of the command where it is not in E(PATH).
-      - V(proxmox) takes C(host), C(port), C(token_id) and C(token_secret) or C(user) and C(password), C(verify) (V(true),
-        V(false) or the file of a CA), C(timeout), C(node), C(storage), C(iso_storage), C(bridge), C(pool), C(clone)
+      - V(proxmox) takes C(host), C(port), C(token_id) and C(token_secret) or C(user) and C(password), C(verify)
+        (V(true), V(false) or the file of a CA), C(timeout), C(node), C(storage), C(iso_storage), C(bridge), C(pool), C(clone)
         (V(auto), V(linked) or V(full)), C(hotplug), C(thorough) and C(ssh). What is not given is taken from the
         environment, such as E(PROXMOX_HOST) and E(PROXMOX_TOKEN_SECRET).
       - Its C(password) and C(token_secret) are in no log and no result.
@@ -53,13 +53,13 @@ options:
       image:
         description:
           - What it is made from, an image of the provider or a golden image.
-          - With V(qemu) a golden image by its name or family, the path of a disk file, C(instance:NAME) to copy a machine
-            that is stopped, or C(instance:NAME.CHECKPOINT).
+          - With V(qemu) a golden image by its name or family, the path of a disk file, C(instance:NAME) to copy a
+            machine that is stopped, or C(instance:NAME.CHECKPOINT).
           - With V(multipass) a release or an alias that C(multipass find) lists, a C(https://) or C(file://) address,
             the name of a golden image, or C(instance:NAME) and C(instance:NAME.CHECKPOINT) to clone any machine that
             is stopped.
-          - With V(proxmox) a template or golden image by its name, family or number, C(instance:NAME) to clone a machine
-            that is stopped, or C(instance:NAME.CHECKPOINT).
+          - With V(proxmox) a template or golden image by its name, family or number, C(instance:NAME) to clone a
+            machine that is stopped, or C(instance:NAME.CHECKPOINT).
         type: str
       cpu:
         description: How many processors it has.
