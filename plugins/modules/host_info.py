@@ -36,6 +36,10 @@ options:
     description: How much must be free on the disk of the machines, such as V(20G).
     type: str
     default: 5G
+  debian_images:
+    description: Whether images are to be built from the packages of Debian, such as V(debian:12) with V(qemu).
+    type: bool
+    default: true
   ask:
     description: Whether to ask the providers for their machines, which tells whether they answer.
     type: bool
@@ -177,6 +181,7 @@ OPTIONS: dict[str, Any] = {
     "provider_settings": {"type": "dict", "default": {}, "no_log": True},
     "min_memory": {"type": "str", "default": "1G"},
     "min_disk": {"type": "str", "default": "5G"},
+    "debian_images": {"type": "bool", "default": True},
     "ask": {"type": "bool", "default": True},
 }
 
@@ -186,7 +191,7 @@ def read(params: Mapping[str, Any]) -> dict[str, Any]:
     memory, disk = (parse_size(name, params[name]) for name in ("min_memory", "min_disk"))
     settings = {name: params["provider_settings"].get(name) or {} for name in providers}
     found = hosts.look(providers, params["state_dir"], settings, ask=params["ask"])
-    rows = host_checks.checks(found, providers, memory=memory, disk=disk)
+    rows = host_checks.checks(found, providers, memory=memory, disk=disk, builds=params["debian_images"])
     return {
         "checks": [row.to_dict() for row in rows],
         "missing": [row.name for row in rows if row.state == host_checks.MISSING],

@@ -25,8 +25,8 @@ class Tool:
     """A program, a file, or a package of Python that machines need.
 
     programs: any of these will do. minimum: the oldest version that works. systems and families: where it is needed,
-    empty for everywhere. unprivileged: only where the user is not root. required: False for what only makes more
-    possible. purpose: completes "it is needed ...".
+    empty for everywhere. unprivileged: only where the user is not root. builds: only where images are built from
+    Debian's packages. required: False for what only makes more possible. purpose: completes "it is needed ...".
     """
 
     name: str
@@ -39,6 +39,7 @@ class Tool:
     systems: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
     unprivileged: bool = False
+    builds: bool = False
     required: bool = True
 
     @property
@@ -63,9 +64,9 @@ TOOLS = (
     Tool("qemu_img", "qemu", (6, 0), "to make disks", programs=("qemu-img",)),
     Tool("iso", "qemu", (), "to make seeds of cloud-init", programs=ISO),
     Tool("mmdebstrap", "qemu", (1, 3), "to build images from Debian packages", programs=("mmdebstrap",),
-         systems=(LINUX,), families=("debian",)),
+         systems=(LINUX,), families=("debian",), builds=True),
     Tool("mke2fs", "qemu", (1, 45), "to build images from Debian packages", programs=("mke2fs",),
-         systems=(LINUX,), families=("debian",)),
+         systems=(LINUX,), families=("debian",), builds=True),
     Tool(
         "keyring",
         "qemu",
@@ -73,7 +74,7 @@ TOOLS = (
         "to trust Debian's packages",
         file="/usr/share/keyrings/debian-archive-keyring.gpg",
         systems=(LINUX,),
-        families=("debian",),
+        families=("debian",), builds=True,
     ),
     Tool(
         "uidmap",
@@ -82,7 +83,7 @@ TOOLS = (
         "to build images without root",
         programs=("newuidmap",),
         systems=(LINUX,),
-        families=("debian",),
+        families=("debian",), builds=True,
         unprivileged=True,
     ),
     Tool("multipass", "multipass", (1, 15), "to run machines, and 1.15 to clone them", programs=("multipass",)),
@@ -178,11 +179,16 @@ def older(version: str, minimum: Sequence[int]) -> bool:
     return bool(version) and tuple(int(part) for part in re.findall(r"\d+", version)) < tuple(minimum)
 
 
-def checks(found: Found, providers: Sequence[str], *, memory: int = 0, disk: int = 0) -> tuple[Check, ...]:
-    """Return a row for each thing that machines of these providers need. memory, disk: bytes that there must be."""
+def checks(
+    found: Found, providers: Sequence[str], *, memory: int = 0, disk: int = 0, builds: bool = True
+) -> tuple[Check, ...]:
+    """Return a row for each thing that machines of these providers need. memory, disk: bytes that there must be.
+
+    builds: whether images are to be built from Debian's packages.
+    """
     tools: dict[str, Tool] = {}
     for tool in TOOLS:
-        if tool.concerns(found, providers):
+        if tool.concerns(found, providers) and (builds or not tool.builds):
             tools.setdefault(tool.name, tool)  # two providers may need the same
     rows = [check_tool(tool, found) for tool in tools.values()]
     if "qemu" in providers:

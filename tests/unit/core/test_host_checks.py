@@ -187,3 +187,10 @@ def test_a_file_is_looked_for_too() -> None:
     name = "/usr/share/keyrings/debian-archive-keyring.gpg"
     assert rows(host(programs=without(name)))["keyring"].advice == f"install {name} to trust Debian's packages"
     assert rows(host())["keyring"].state == OK
+
+
+def test_what_builds_images_is_needed_only_where_they_are_built() -> None:
+    bare = host(programs=without("mmdebstrap", "mke2fs", "newuidmap"))
+    lacking = {row.name for row in checks(bare, ["qemu"]) if row.state == MISSING}
+    assert lacking == {"mmdebstrap", "mke2fs", "uidmap"}
+    assert not [row for row in checks(bare, ["qemu"], builds=False) if row.state == MISSING]
