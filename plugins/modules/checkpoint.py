@@ -158,26 +158,33 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Save a machine before an upgrade
+- name: Have two machines
+  autovibe.fleet.machine:
+    provider: multipass
+    machines:
+      - name: shop-1
+      - name: shop-2
+
+- name: Save one before an upgrade
   autovibe.fleet.checkpoint:
     provider: multipass
-    machines: [web-1]
+    machines: [shop-1]
     name: before-upgrade
     comment: PostgreSQL 15
-    folders: [/srv, /etc]
+    folders: [/srv]
     stop: true
 
 - name: Put it back
   autovibe.fleet.checkpoint:
     state: restored
     provider: multipass
-    machines: [web-1]
+    machines: [shop-1]
     name: before-upgrade
 
-- name: Save machines when it is due, and remove what is too old
+- name: Save both when it is due, and remove what is too old
   autovibe.fleet.checkpoint:
     provider: multipass
-    machines: [web-1, web-2]
+    machines: [shop-1, shop-2]
     triggers:
       every: 1h
       api_calls: 50
@@ -187,18 +194,24 @@ EXAMPLES = r"""
     retention: {}
     stop: true
 
+- name: Stop it, as Multipass forks stopped machines only
+  autovibe.fleet.machine:
+    state: stopped
+    provider: multipass
+    names: [shop-1]
+
 - name: Fork a machine from a checkpoint
   autovibe.fleet.machine:
     provider: multipass
     machines:
-      - name: web-3
-        image: instance:web-1.before-upgrade
+      - name: shop-3
+        image: instance:shop-1.before-upgrade
 
-- name: Remove it
+- name: Remove the checkpoint
   autovibe.fleet.checkpoint:
     state: absent
     provider: multipass
-    machines: [web-1]
+    machines: [shop-1]
     name: before-upgrade
 """
 

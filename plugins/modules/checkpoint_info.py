@@ -69,28 +69,43 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: List the checkpoints of two machines
+- name: Have a machine
+  autovibe.fleet.machine:
+    state: started
+    provider: multipass
+    machines:
+      - name: shop-4
+
+- name: Save it
+  autovibe.fleet.checkpoint:
+    provider: multipass
+    machines: [shop-4]
+    name: ready
+    folders: [/srv]
+    stop: true
+
+- name: List the checkpoints of a machine
   autovibe.fleet.checkpoint_info:
     provider: multipass
-    machines: [web-1, web-2]
+    machines: [shop-4]
   register: found
 
-- name: Show them as trees
+- name: Show them as a tree
   ansible.builtin.debug:
     var: found.trees
 
 - name: See what changed since
   autovibe.fleet.checkpoint_info:
     provider: multipass
-    machines: [web-1]
+    machines: [shop-4]
     diff:
-      from: web-1.before-upgrade
-      to: web-1
+      from: shop-4.ready
+      to: shop-4
 
-- name: See whether the checkpoints can be restored
+- name: See whether its checkpoints can be restored
   autovibe.fleet.checkpoint_info:
     provider: multipass
-    machines: [web-1]
+    machines: [shop-4]
     verify: restore
     stop: true
   register: verified

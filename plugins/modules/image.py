@@ -140,6 +140,12 @@ EXAMPLES = r"""
     base: "24.04"
     rebuild: true
 
+- name: Delete the machine
+  autovibe.fleet.machine:
+    state: absent
+    provider: multipass
+    names: [worker-1]
+
 - name: Delete all images of the family
   autovibe.fleet.image:
     state: absent
