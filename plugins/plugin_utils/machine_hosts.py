@@ -199,6 +199,8 @@ def _same(names: Sequence[str]) -> list[list[int]]:
 
 
 def _is_address(text: str) -> bool:
+    if "%" in text:  # a zone may be any text, and a shell sees addresses when there is a ProxyCommand
+        return False
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import re
@@ -119,6 +120,20 @@ KEYS = tuple(part.name for part in fields(MachineSpec))
 def text_hash(text: str) -> str:
     """Return a short hash to tell two texts apart."""
     return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def ip_addresses(values: object) -> tuple[str, ...]:
+    """Return what of a list are IP addresses without a zone, none twice.
+
+    Guests tell theirs themselves, and ssh, shells and templates get to see them: nothing else may pass for one.
+    """
+    found: list[str] = []
+    for value in values if isinstance(values, (list, tuple)) else ():
+        # A zone ("fe80::1%eth0") may be any text, and means nothing outside of the guest.
+        if isinstance(value, str) and "%" not in value:
+            with contextlib.suppress(ValueError):
+                found.append(str(ipaddress.ip_address(value)))
+    return tuple(dict.fromkeys(found))
 
 
 def check_machine_name(name: object) -> str:

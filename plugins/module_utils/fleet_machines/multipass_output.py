@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from fleet_core.images import Image
-    from fleet_core.machines import Machine
+    from fleet_core.machines import Machine, ip_addresses
     from fleet_core.quantities import parse_size
 else:
     try:
@@ -39,7 +39,7 @@ else:
             Unavailable,
         )
         from ..fleet_core.images import Image
-        from ..fleet_core.machines import Machine
+        from ..fleet_core.machines import Machine, ip_addresses
         from ..fleet_core.quantities import parse_size
     except ImportError:  # installed as a top-level package
         from fleet_core.checkpoints import Checkpoint, in_order
@@ -53,7 +53,7 @@ else:
             Unavailable,
         )
         from fleet_core.images import Image
-        from fleet_core.machines import Machine
+        from fleet_core.machines import Machine, ip_addresses
         from fleet_core.quantities import parse_size
 
 NAME = "multipass"
@@ -102,7 +102,7 @@ def listed(data: Mapping[str, Any]) -> dict[str, Machine]:
         name = item["name"]
         detail = {key: item[key] for key in ("release", "zone") if item.get(key)}
         found[name] = Machine(
-            name, NAME, state=state_of(item.get("state")), addresses=tuple(item.get("ipv4") or ()), detail=detail
+            name, NAME, state=state_of(item.get("state")), addresses=ip_addresses(item.get("ipv4")), detail=detail
         )
     return found
 
@@ -129,7 +129,7 @@ def described(data: Mapping[str, Any]) -> dict[str, Machine]:
             name,
             NAME,
             state=state_of(item["state"]),
-            addresses=tuple(item.get("ipv4") or ()),
+            addresses=ip_addresses(item.get("ipv4")),
             cpu=whole_number(item.get("cpu_count")),
             checkpoints=whole_number(item.get("snapshot_count")),
             detail=detail,

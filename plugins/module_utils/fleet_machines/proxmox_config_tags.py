@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 from .proxmox_marks import tags_of
 
 if TYPE_CHECKING:
-    from fleet_core.machines import Network
+    from fleet_core.machines import Network, ip_addresses
 else:
     try:
-        from ..fleet_core.machines import Network
+        from ..fleet_core.machines import Network, ip_addresses
     except ImportError:  # installed as a top-level package
-        from fleet_core.machines import Network
+        from fleet_core.machines import Network, ip_addresses
 
 OURS = "fleet"
 UNFINISHED = "fleet-unfinished"
@@ -106,7 +106,7 @@ def marks_of(text: object) -> Marks:
     return Marks(
         tags=tuple(sorted(own)),
         networks=tuple(networks[number] for number in sorted(networks)),
-        addresses=tuple(sorted(addresses, key=lambda address: (":" in address, address))),
+        addresses=tuple(sorted(ip_addresses(addresses), key=lambda address: (":" in address, address))),
         **values,
     )
 

@@ -65,15 +65,17 @@ class Agent:
                 return None
             raise
         listed = found.get("result") if isinstance(found, dict) else found
+        listed = [interface for interface in listed if isinstance(interface, dict)] if isinstance(listed, list) else []
         order = [network.mac for network in networks]
         rows: list[tuple[int, bool, int, str]] = []
-        for place, interface in enumerate(listed if isinstance(listed, list) else ()):
+        for place, interface in enumerate(listed):
             mac = str(interface.get("hardware-address") or "").lower()
             known = mac in order
             if not known and str(interface.get("name") or "").startswith(_INSIDE):
                 continue
-            for item in interface.get("ip-addresses") or ():
-                address = _usable(str(item.get("ip-address") or ""))
+            items = interface.get("ip-addresses")
+            for item in items if isinstance(items, list) else ():
+                address = _usable(str(item.get("ip-address") or "")) if isinstance(item, dict) else None
                 if address is not None:
                     rank = order.index(mac) if known else len(order)
                     rows.append((rank, address.version == 6, place, str(address)))
@@ -174,6 +176,8 @@ def _away(error: FleetError) -> bool:
 
 
 def _usable(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    if "%" in text:  # what stands behind it may be any text, and means nothing outside
+        return None
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -17,20 +17,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .provider import Job, Ran
+from .qemu_processes import plain
 from .qemu_qmp import Lines
 
 if TYPE_CHECKING:
     from fleet_core.errors import NotFound, ProcessFailed
+    from fleet_core.machines import ip_addresses
 else:
     try:
         from ..fleet_core.errors import NotFound, ProcessFailed
+        from ..fleet_core.machines import ip_addresses
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import NotFound, ProcessFailed
+        from fleet_core.machines import ip_addresses
 
 PORT = "org.qemu.guest_agent.0"
 ANSWER = 20.0  # seconds; a guest under TCG is slow
 MOST_INPUT = 32 * 1024 * 1024  # bytes of a script, before base64; the agent reads at most 48 MB
 _DELIMITER = b"\xff"
+_LONGEST_ERROR = 300  # characters
 _POLLS = (0.02, 0.05, 0.1, 0.2, 0.5)
 _LOOPBACK = ("127.", "::1")
 _LINK_LOCAL = ("169.254.", "fe80:")
@@ -68,7 +73,7 @@ class Agent:
         answer = self._lines.message(deadline)
         error = answer.get("error")
         if isinstance(error, Mapping):
-            text = str(error.get("desc") or "refused").strip()
+            text = plain(str(error.get("desc") or "refused")[:_LONGEST_ERROR])
             unknown = error.get("class") == "CommandNotFound" or "disabled" in text or "not allowed" in text
             raise (NotFound if unknown else ProcessFailed)(f"{self.what}: {command}: {text}")
         return answer.get("return")
@@ -115,10 +120,10 @@ class Agent:
         found: dict[str, tuple[str, ...]] = {}
         for interface in _items(self.call("guest-network-get-interfaces")):
             mac = str(interface.get("hardware-address") or "").lower()
-            known = [str(one.get("ip-address") or "") for one in _items(interface.get("ip-addresses"))]
-            usable = [one for one in known if one and not one.startswith((*_LOOPBACK, *_LINK_LOCAL))]
+            known = ip_addresses([one.get("ip-address") for one in _items(interface.get("ip-addresses"))])
+            usable = [one for one in known if not one.startswith((*_LOOPBACK, *_LINK_LOCAL))]
             if mac and usable:
-                found[mac] = tuple(sorted(dict.fromkeys(usable), key=lambda one: ":" in one))
+                found[mac] = tuple(sorted(usable, key=lambda one: ":" in one))
         return found
 
     def set_time(self, seconds: float) -> None:
@@ -136,8 +141,9 @@ class Agent:
             _before, found, rest = line.rpartition(_DELIMITER)
             if not found:
                 continue
-            with contextlib.suppress(ValueError):
-                if json.loads(rest).get("return") == number:
+            with contextlib.suppress(ValueError, RecursionError):
+                answer = json.loads(rest)
+                if isinstance(answer, dict) and answer.get("return") == number:
                     return
 
 

@@ -56,6 +56,8 @@ _POLL = 0.5
 _LOOK = 3.0  # seconds between two questions to fleetd whether QEMU still runs
 _AGAIN = 10.0  # seconds after which a guest is asked once more to shut down
 _SHORT = 5.0
+# What an answer of another form than QEMU's comes to: one machine must not hide the others.
+_NONSENSE = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
 
 
 class Guest:
@@ -127,7 +129,7 @@ class Guest:
         try:
             with self.agent(_SHORT) as agent:
                 return agent.addresses()
-        except FleetError:
+        except (FleetError, *_NONSENSE):
             return {}
 
     def flush(self) -> None:
@@ -192,7 +194,7 @@ class Guest:
             return {}
         try:
             found = json.loads(said)
-        except ValueError:  # it is being written, or not there yet
+        except (ValueError, RecursionError):  # it is being written, or not there yet
             return None
         return found if isinstance(found, dict) else None
 

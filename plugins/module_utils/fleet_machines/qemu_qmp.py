@@ -7,9 +7,11 @@ https://www.qemu.org/docs/master/interop/qmp-spec.html
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import secrets
 import socket
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +32,7 @@ ANSWER = 15.0  # seconds to wait for the answer to a command that does its work 
 LONGEST_LINE = 32 * 1024 * 1024  # bytes; what is behind the socket may have been taken over by a guest
 _JOB_POLL = 0.05
 _KEPT_EVENTS = 1000
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group
 
 
 class Lines:
@@ -43,12 +46,24 @@ class Lines:
         try:
             with ShortPath(path) as name:
                 self._socket.connect(name)
+            self._check_peer(path)
         except socket.timeout:
             self._socket.close()
             raise TimedOut(f"{what}: its socket {path.name} did not take a connection within {timeout:g} s") from None
         except OSError as error:
             self._socket.close()
             raise Unavailable(f"{what}: its socket {path.name} cannot be reached: {error.strerror}") from error
+
+    def _check_peer(self, path: Path) -> None:
+        """Raise OSError when it is not the owner of the folder that listens.
+
+        That folder is the machine's own, so whoever broke out of QEMU could put a link to another machine's socket
+        there, and have us do there what is meant for this one.
+        """
+        peer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        if _CREDENTIALS.unpack(peer)[1] != path.parent.stat().st_uid:
+            self._socket.close()
+            raise PermissionError(errno.EACCES, "somebody else listens there")
 
     def close(self) -> None:
         self._socket.close()

@@ -172,3 +172,8 @@ def test_sizes_are_numbers_digits_and_texts(text: object, size: int) -> None:
 def test_an_unknown_state_is_unknown() -> None:
     assert output.state_of("Dreaming") == "unknown"
     assert output.state_of(None) == "unknown"
+
+
+def test_only_addresses_pass_for_addresses() -> None:
+    told = ["10.1.2.3", "-oProxyCommand=x", "{{ 1 }}", "fe80::1%`id`", 5, "10.1.2.3"]
+    assert output.listed({"list": [{"name": "a", "state": "Running", "ipv4": told}]})["a"].addresses == ("10.1.2.3",)

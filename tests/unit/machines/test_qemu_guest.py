@@ -158,3 +158,11 @@ def test_a_machine_that_does_not_run_runs_no_script() -> None:
 
     with pytest.raises(FleetError, match='machine "web": it is stopped; expected a running machine'):
         Guest("web", Path("/none"), Stopped()).run("x", Job.lasting(1))  # type: ignore[arg-type]
+
+
+def test_one_guest_that_talks_nonsense_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nonsense(self: Guest, timeout: float = 0.0) -> Any:
+        raise TypeError("an answer of another form")
+
+    monkeypatch.setattr(Guest, "agent", nonsense)
+    assert Guest("web", Path("/none"), Processes()).addresses() == {}  # type: ignore[arg-type]

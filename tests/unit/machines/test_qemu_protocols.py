@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.requirements import require_root
 
 from fleet_core.errors import NotFound, ProcessFailed, TimedOut, Unavailable
 from fleet_machines import qemu_agent, qemu_qmp
@@ -251,6 +253,32 @@ def test_what_an_earlier_connection_left_is_skipped(serve: Start, tmp_path: Path
         agent.ping()
 
 
+def test_what_is_no_answer_is_skipped(serve: Start, tmp_path: Path) -> None:
+    serve(agent_of(guest_ping={}), [b"\xff5\n", b'\xff["return"]\n', b"\xff" + b"[" * 200_000 + b"\n"], True)
+    with Agent(tmp_path / "s", "web") as agent:
+        agent.ping()
+
+
+def test_an_error_is_bounded_and_fit_for_a_terminal(serve: Start, tmp_path: Path) -> None:
+    serve(agent_of(guest_ping=Exception("\x1b]0;evil\x07no" + "!" * 10_000)), [], True)
+    with Agent(tmp_path / "s", "web") as agent, pytest.raises(ProcessFailed) as caught:
+        agent.ping()
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_socket_that_somebody_else_listens_on_is_refused(serve: Start, tmp_path: Path) -> None:
+    require_root("to give a folder to another user")
+    server = serve(ok)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "qmp.sock").symlink_to(tmp_path / "s")
+    os.chown(folder, 1_900_000_001, 1_900_000_001)
+    with pytest.raises(Unavailable, match="somebody else listens there"):
+        Monitor(folder / "qmp.sock", "web")
+    assert server.asked == []
+
+
 def test_an_agent_that_is_silent_is_timed_out(serve: Start, tmp_path: Path) -> None:
     serve(lambda request: [], [], True)
     with pytest.raises(TimedOut, match='machine "web": its guest agent'):
@@ -263,6 +291,15 @@ def test_addresses_of_a_guest_are_its_own_words_sifted(serve: Start, tmp_path: P
         {
             "hardware-address": "52:54:00:AA:BB:CC",
             "ip-addresses": [{"ip-address": "fe80::1"}, {"ip-address": "fd00::2"}, {"ip-address": "10.0.0.2"}],
+        },
+        {
+            "hardware-address": "52:54:00:aa:bb:dd",
+            "ip-addresses": [
+                {"ip-address": "-oProxyCommand=touch x"},
+                {"ip-address": "2001:db8::1%$(touch x)"},
+                {"ip-address": "{{ 1 }}"},
+                {"ip-address": ["10.0.0.3"]},
+            ],
         },
         {"name": "no mac", "ip-addresses": "nonsense"},
         "nonsense",

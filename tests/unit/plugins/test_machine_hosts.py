@@ -186,6 +186,7 @@ def test_a_machine_behind_a_node_is_reached_through_it() -> None:
     [
         {"addresses": ["-oProxyCommand=touch x"]},
         {"addresses": ["10.0.0.1 -o x"]},
+        {"addresses": ["fe80::1%`id`"]},
         {"addresses": ["$(id)"]},
         {"addresses": ["evil.example.org"]},
         {"login": "root -oProxyCommand=x"},
