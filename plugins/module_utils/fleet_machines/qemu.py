@@ -55,7 +55,7 @@ else:
 NAME = "qemu"
 PROGRAM = "qemu-system-x86_64"
 SMALLEST_MEMORY = 64 * 1024**2
-RESERVED = ("images", "cache", "checkpoints")  # folders beside those of machines
+RESERVED = ("images", "cache", "checkpoints", "pools")  # folders beside those of machines
 _READERS = 8
 
 
@@ -75,7 +75,7 @@ class Qemu:
         self.state_dir = surroundings.state_dir
         self.records = Records(surroundings.state_dir, NAME)
         self.folder = Path(os.path.abspath(str(self.settings.get("folder") or self.records.folder)))
-        self.disks = Disks(self.folder)
+        self.disks = Disks(self.folder, recorded=lambda name: str(self.records.get(name).get("folder") or ""))
         self.processes = Processes(surroundings.state_dir)
         self.saved = qemu_checkpoints.Checkpoints(self)
         self.golden = QemuImages(self)
@@ -102,6 +102,10 @@ class Qemu:
     def state(self, name: str) -> str:
         """Return the state of a machine, empty when there is none."""
         return self.processes.state(name) if self.records.get(name) else ""
+
+    def role(self, name: str) -> str:
+        """Return what a machine that is not shown is for, empty for people's machines."""
+        return str(self.records.get(name).get("role") or "")
 
     def running(self, name: str) -> bool:
         """Tell whether QEMU runs for a machine."""
@@ -310,9 +314,8 @@ class Qemu:
 
     def remove(self, name: str, job: Job) -> None:
         """Remove a machine with all that it had. Its record goes last: until then this can be done again."""
-        if self.records.get(name) or self.disks.of(name).exists():
-            if self.records.get(name):
-                self.records.update(name, incomplete="its deletion was interrupted")
+        if self.records.get(name):
+            self.records.update(name, incomplete="its deletion was interrupted")
             self.processes.remove(name, job)
             self.disks.remove(name)
             shutil.rmtree(self.records.folder / "checkpoints" / name, ignore_errors=True)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import time
 import uuid
@@ -61,6 +62,9 @@ class Maker:
                         f'{what}: the machine "{source.machine}" to copy runs; expected a stopped one, or '
                         f"a checkpoint: {spec.image}.CHECKPOINT"
                     )
+            folder = self._disks.of(spec.name)
+            if os.path.lexists(folder):  # and no record speaks of it: what fails would remove it
+                raise Conflict(f"{what}: {folder} is there already, and is no machine's; expected no such folder")
             record = self._new_record(spec, source, role, program, job)
             try:
                 self._disks.make(spec.name, record["uid"])

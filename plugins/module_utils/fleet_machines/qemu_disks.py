@@ -15,7 +15,7 @@ import shutil
 import stat
 import struct
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,18 +81,24 @@ def free_uid(used: Iterable[object]) -> int:
 
 
 class Disks:
-    """The folders and disks of the machines in a folder. image_tool: the path of qemu-img, or empty to look for it."""
+    """The folders and disks of the machines in a folder.
 
-    def __init__(self, folder: Path, image_tool: str = "") -> None:
+    image_tool: the path of qemu-img, or empty to look for it. recorded: gives the folder that a machine was made in,
+    empty when there is no machine: it stays there, whatever the setting says now.
+    """
+
+    def __init__(self, folder: Path, image_tool: str = "", recorded: Callable[[str], str] = lambda name: "") -> None:
         self.folder = folder
         self._tool = image_tool
+        self._recorded = recorded
 
     def of(self, name: str) -> Path:
         """Return the folder of a machine."""
-        return self.folder / name
+        known = self._recorded(name)
+        return Path(known) if known else self.folder / name
 
     def run_folder(self, name: str) -> Path:
-        return self.folder / name / RUN
+        return self.of(name) / RUN
 
     def disk(self, name: str) -> Path:
         return self.run_folder(name) / DISK
@@ -144,6 +150,7 @@ class Disks:
         target = self.of(name) / BASE
         with contextlib.suppress(FileNotFoundError):
             target.unlink()
+        source = Path(os.path.realpath(source))  # a link to a link would follow wherever that leads tomorrow
         try:
             if uid < 0 or os.stat(source).st_mode & 0o004:
                 os.link(source, target)
@@ -276,6 +283,7 @@ class Disks:
                 umask=0o077,
                 timeout=max(job.left(), 0.1),
                 pass_fds=keep,
+                start_new_session=True,  # away from our terminal: its user could type there what we then run
                 check=False,
                 **identity,
             )

@@ -128,6 +128,9 @@ class Host(Protocol):
     def state(self, name: str) -> str:
         """Return the state of a machine, empty when there is none."""
 
+    def role(self, name: str) -> str:
+        """Return the role that it was made with, empty when there is none."""
+
     def serial_tail(self, name: str) -> str:
         """Return the last lines of its serial console."""
 
@@ -317,7 +320,7 @@ class QemuImages:
 
     def _clean(self, name: str, machine: str, job: Job) -> None:
         """Remove what a build leaves: its machine and its folder."""
-        if self._provider.state(machine):
+        if self._provider.role(machine) == BUILD:  # people may call a machine of theirs so
             self._provider.delete(machine, job)
         clear(self.folder / f"{_UNFINISHED}{name}")
         clear(self.folder / f"{_REMOVED}{name}")

@@ -30,7 +30,7 @@ else:
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import FleetError, InvalidInput, NotFound, ProcessFailed, StateDamaged
 
-_KEPT = ("PATH", "LANG", "TZ", "TMPDIR")
+_KEPT = ("PATH", "LANG", "TZ", "TMPDIR", "FLEET_PROCESS", "FLEET_LAUNCH")
 # linux/if_tun.h, linux/sockios.h, linux/if.h
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_UP = 0x0002, 0x1000, 0x4000, 0x1
@@ -117,7 +117,7 @@ def usable(device: str) -> bool:
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
     """Return what QEMU gets of fleetd's environment: what fleetd knows its processes by, and nothing secret."""
-    return {name: value for name, value in given.items() if name in _KEPT or name.startswith(("LC_", "FLEET_"))}
+    return {name: value for name, value in given.items() if name in _KEPT or name.startswith("LC_")}
 
 
 def open_tap(name: str, bridge: str, machine: str) -> int:

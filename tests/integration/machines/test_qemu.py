@@ -20,10 +20,11 @@ from tests.integration.fleetd import Fleet, alive, running, wait_for
 from tests.requirements import require_linux, require_root, require_tool
 
 from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, TimedOut, Unavailable
+from fleet_core.images import ImageSpec
 from fleet_core.machine_plans import plan
 from fleet_core.machines import MachineSpec, Network, machine_spec
 from fleet_machines import batches, providers, qemu, qemu_create
-from fleet_machines.provider import Job
+from fleet_machines.provider import Job, Surroundings
 from fleet_machines.qemu import Qemu
 from fleet_machines.qemu_guest import Guest
 
@@ -258,6 +259,43 @@ def test_a_machine_outlives_the_file_that_it_was_made_from(provider: Qemu, image
     provider.stop("web", job(), force=True)
     copy.unlink()
     assert provider.start("web", job()).state == "running"
+
+
+def test_a_machine_keeps_the_file_that_a_link_led_to(provider: Qemu, image: str, tmp_path: Path) -> None:
+    shutil.copy(image, tmp_path / "v1.raw")
+    (tmp_path / "latest.raw").symlink_to("v1.raw")
+    provider.create(spec(image=str(tmp_path / "latest.raw")), job())
+    assert provider.disks.base("web").is_file()
+    assert not provider.disks.base("web").is_symlink()
+
+
+def test_a_folder_that_is_no_machine_s_is_left_alone(provider: Qemu, fleet: Fleet, image: str, tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "precious").touch()
+    other = Qemu(Surroundings(str(fleet.folder), {**NOTHING_INSIDE, "folder": str(tmp_path)}))
+    with pytest.raises(Conflict, match="is there already, and is no machine's"):
+        other.create(spec(image=image), job())
+    other.delete("web", job())
+    assert (tmp_path / "web" / "precious").exists()
+
+
+def test_a_machine_stays_in_the_folder_that_it_was_made_in(
+    provider: Qemu, fleet: Fleet, image: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "machines"
+    Qemu(Surroundings(str(fleet.folder), {**NOTHING_INSIDE, "folder": str(folder)})).create(spec(image=image), job())
+    provider.stop("web", job(), force=True)
+    assert provider.start("web", job()).detail["folder"] == str(folder / "web")
+    provider.delete("web", job())
+    assert not (folder / "web").exists()
+
+
+def test_a_build_touches_no_machine_of_that_name(provider: Qemu, image: str) -> None:
+    provider.create(spec("build-tools", image), job())
+    with pytest.raises(Conflict, match='machine "build-tools": there is one already'):
+        provider.build_image(ImageSpec("tools", "qemu", image), job())
+    assert provider.state("build-tools") == "running"
+    shutil.rmtree(provider.golden.folder)  # where the images would be
 
 
 def test_changes_are_made_in_place(provider: Qemu, image: str) -> None:

@@ -93,6 +93,9 @@ class Pretender:
     def state(self, name: str) -> str:
         return self.states.get(name, "") or ("stopped" if self.disks.of(name).exists() else "")
 
+    def role(self, name: str) -> str:
+        return "build" if self.state(name) else ""
+
     def serial_tail(self, name: str) -> str:
         return "Kernel panic\n not syncing"
 

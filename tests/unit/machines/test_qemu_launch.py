@@ -50,7 +50,7 @@ def test_qemu_gets_no_secrets_of_fleetds_environment(folder: Path) -> None:
     printer.write_text("#!/bin/sh\nenv\n")
     printer.chmod(0o755)
     (folder / CONFIG).write_text(Hardware("web", str(printer), "q35", 1, 2**26, MADE.uuid).to_json())
-    done = launched(folder, API_TOKEN="SECRET", FLEET_LAUNCH="mark")
+    done = launched(folder, API_TOKEN="SECRET", FLEET_DEPLOY_KEY="SECRET", FLEET_LAUNCH="mark")
     assert "SECRET" not in done.stdout
     assert "FLEET_LAUNCH=mark" in done.stdout
 
