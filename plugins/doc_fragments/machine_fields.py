@@ -27,8 +27,8 @@ options:
       - V(multipass) takes C(executable), the path of the command where it is not in E(PATH).
       - V(proxmox) takes C(host), C(port), C(token_id) and C(token_secret) or C(user) and C(password), C(verify)
         (V(true), V(false) or the file of a CA), C(timeout), C(node), C(storage), C(iso_storage), C(bridge), C(pool),
-        C(clone) (V(auto), V(linked) or V(full)), C(hotplug), C(thorough) and C(ssh). What is not given is taken from the
-        environment, such as E(PROXMOX_HOST) and E(PROXMOX_TOKEN_SECRET).
+        C(clone) (V(auto), V(linked) or V(full)), C(hotplug), C(thorough) and C(ssh). What is not given is taken from
+        the environment, such as E(PROXMOX_HOST) and E(PROXMOX_TOKEN_SECRET).
       - Its C(password) and C(token_secret) are in no log and no result.
     type: dict
     default: {}
