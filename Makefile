@@ -84,7 +84,6 @@ system: dev ## Tests on real systemd hosts and real services; wants root and pod
 images: dev ## Build the images that those tests use, once: systemd hosts, and a machine for QEMU
 	@python -m tests.system.lab image
 	@python -m tests.system.vm
-	@python -m tests.system.vm
 
 .PHONY: benchmarks
 benchmarks: dev ## Compare with other tools; prints ratios (ARGS='claims supervisors')

@@ -19,6 +19,13 @@ from fleet_core.errors import FleetError
 __all__ = ["golden", "vm_base", "vms"]  # fixtures
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what boots machines: -m machines, -m 'not machines'."""
+    for item in items:
+        if set(getattr(item, "fixturenames", ())) & set(fixtures.NAMES):
+            item.add_marker("machines")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the images before the first test, whose time limit must not count it."""
     if session.config.option.collectonly:

@@ -96,7 +96,7 @@ def test_supervised_processes_behave(installed: Host, driver: str) -> None:
 @pytest.mark.parametrize("driver", ["systemd:system", "native"])
 @pytest.mark.timeout(1800)
 def test_crashes_lose_nothing(installed: Host, driver: str) -> None:
-    """Four runs of 250 kills: a thousand in all."""
+    """Four runs of 250 kills, a thousand in all, unless FLEET_CRASH_ROUNDS says otherwise."""
     print(run_suite(installed, SUITES[1], driver, FLEET_CRASH_ROUNDS=os.environ.get("FLEET_CRASH_ROUNDS", "250")))
 
 
