@@ -130,7 +130,8 @@ def test_a_project_is_provisioned_kept_and_destroyed(
 
     predicted = run(DESTROY, "--check", destroy_machines=["shop"])
     assert list(host.instances()) == ["shop"]
-    gone = run(DESTROY, destroy_machines=["shop"])
+    # Variables of the role say nothing here: only what is named goes.
+    gone = run(DESTROY, destroy_machines=["shop"], machine_machines=[{"name": "bystander"}], machine_state="absent")
     assert "Delete machines" in str(predicted.changed)
     assert "shop: nothing is left on localhost" in gone.output
     assert host.instances() == {}
@@ -192,6 +193,7 @@ def test_what_is_due_is_saved_also_when_agents_cannot_be_asked(run: Hypervisor, 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"provision_repository": "https://ada:hunter2@example.com/x.git"}, "found a password in the address"),
     ({"provision_repository": "ext::sh -c reboot"}, "provision_repository: expected an address"),
+    ({"provision_repository": "-ux@example.com:x.git"}, "provision_repository: expected an address"),
     ({"provision_repository": "git@example.com:x.git"}, "provision_git_host_keys: expected the host keys"),
     ({"provision_ref": "--upload-pack=x"}, "provision_ref: expected a branch"),
     ({"provision_path": "shop"}, "provision_path: expected an absolute path"),
