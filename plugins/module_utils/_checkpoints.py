@@ -117,8 +117,12 @@ class Task:
         if self.params["state"] == "restored":
             if done or not running or not self.keeper.note(name, plan.main).get("digest"):
                 return None
-            wanted = self.keeper.manifest(name, plan.main)
-            return (name, self.keeper.look(name, wanted.folders, job)), (f"{name}.{plan.main}", wanted)
+            try:
+                wanted = self.keeper.manifest(name, plan.main)
+                now = self.keeper.look(name, wanted.folders, job)
+            except FleetError:  # what is put back may well be too damaged to be asked
+                return None
+            return (name, now), (f"{name}.{plan.main}", wanted)
         folders = check_request(name, plan.main, folders=self.params["folders"])
         last = self._last(name, folders)
         if not folders or last is None:

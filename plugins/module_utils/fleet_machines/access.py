@@ -61,6 +61,8 @@ def grant(
             return _one(provider, name, machines.get(name), logins[name], keys, Job(deadline, timeout), change)
         except FleetError as error:
             return error
+        except Exception as error:  # what one machine says must not take the answers of the others away
+            return FleetError(f'machine "{name}": {type(error).__name__}: {error}')
 
     with ThreadPoolExecutor(max_workers=min(parallel, len(wanted)) or 1, thread_name_prefix="access") as pool:
         found = list(pool.map(one, wanted))

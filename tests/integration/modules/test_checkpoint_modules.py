@@ -128,6 +128,15 @@ def test_one_that_is_damaged_is_told_and_fails_nothing(play: Play, host: Host, w
     assert found["checkpoints"][0]["verified"]["diff"]["changed"] == {"/guest/srv/app.py": "content"}
 
 
+def test_a_machine_that_cannot_be_asked_is_restored_all_the_same(play: Play, host: Host, work: Path) -> None:
+    run(play, host, save(name="one"))
+    host.faults(*[{"command": "exec", "code": 2, "message": "exec failed: ssh connection failed"}] * 9)
+    predicted, restored = run(
+        play, host, checkpoint(True, state="restored", name="one"), checkpoint(state="restored", name="one")
+    )
+    assert predicted["actions"] == restored["actions"] != []
+
+
 def test_checkpoints_are_made_when_due_and_pruned_when_old(play: Play, host: Host, work: Path) -> None:
     auto: dict[str, Any] = {"triggers": {"every": "1h"}, "usage": {"api_calls": 3, "budget_used": 0.05}, "folders": []}
     first, quiet, calls, risky = run(
