@@ -190,6 +190,16 @@ def test_what_is_due_is_saved_also_when_agents_cannot_be_asked(run: Hypervisor, 
     assert "checkpoints_trigger" in wrong.failure
 
 
+def test_machines_that_let_nobody_in_are_destroyed_all_the_same(run: Hypervisor, host: Host) -> None:
+    run("autovibe.fleet.machines", machine_machines=[{"name": "shop"}, {"name": "other"}])
+    gone = run(DESTROY, destroy_machines=["shop"], ansible_port=1)
+    assert gone.stats["shop"]["ignored"] > 0
+    (host.state_dir / "machines" / "known_hosts").unlink()
+    host.faults(*[{"command": "exec", "code": 2, "message": "exec failed: ssh connection failed"}] * 9)
+    run(DESTROY, destroy_machines=["other"])
+    assert host.instances() == {}
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"provision_repository": "https://ada:hunter2@example.com/x.git"}, "found a password in the address"),
     ({"provision_repository": "ext::sh -c reboot"}, "provision_repository: expected an address"),
