@@ -200,6 +200,21 @@ def test_machines_that_let_nobody_in_are_destroyed_all_the_same(run: Hypervisor,
     assert host.instances() == {}
 
 
+def test_the_last_state_of_a_machine_is_its_own(run: Hypervisor, host: Host) -> None:
+    values: dict[str, Any] = {"destroy_machines": ["shop"], "destroy_final_checkpoint": True}
+    made = {"machine_machines": [{"name": "shop"}]}
+    run("autovibe.fleet.machines", **made)
+    saving = {"provider": "multipass", "machines": ["shop"], "name": "final", "stop": True}
+    run([{"hosts": "localhost", "gather_facts": False, "tasks": [{"autovibe.fleet.checkpoint": saving}]}])
+    again = run(DESTROY, destroy_stop_agents=False, **values)
+    assert "Remove last states after which the machine went on" in again.changed
+    assert list(host.instances()) == ["shop-final"]
+    run("autovibe.fleet.machines", **made)
+    refused = run(DESTROY, fails=True, destroy_stop_agents=False, **values)
+    assert 'machine "shop-final": it was kept when an earlier machine' in refused.failure
+    assert sorted(host.instances()) == ["shop", "shop-final"]
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"provision_repository": "https://ada:hunter2@example.com/x.git"}, "found a password in the address"),
     ({"provision_repository": "ext::sh -c reboot"}, "provision_repository: expected an address"),
