@@ -103,7 +103,7 @@ class Maker:
         }
         with self._records.locked(".users", job):
             used = [one.get("uid") for one in self._records.all().values()]
-            record["uid"] = free_uid(used) if own_users() else -1
+            record["uid"] = free_uid(used, self._provider.state_dir) if own_users() else -1
             self._records.put(spec.name, record)
         return record
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -71,10 +72,15 @@ def own_users(uid_map: str = "/proc/self/uid_map") -> bool:
     return any(first <= FIRST_UID and first + count > LAST_UID for first, _outside, count in ranges)
 
 
-def free_uid(used: Iterable[object]) -> int:
-    """Return a user id that no machine has. Raises Conflict when there is none."""
-    taken = set(used)
-    for uid in range(FIRST_UID, LAST_UID + 1):
+def free_uid(used: Iterable[object], fleet: str = "") -> int:
+    """Return a user id that no machine has. Raises Conflict when there is none.
+
+    fleet: its state folder. Two fleets of one host do not know each other's machines, so each begins elsewhere.
+    """
+    taken, count = set(used), LAST_UID - FIRST_UID + 1
+    first = int(hashlib.sha256(fleet.encode("utf-8", "surrogateescape")).hexdigest(), 16) % count if fleet else 0
+    for number in range(count):
+        uid = FIRST_UID + (first + number) % count
         if uid not in taken:
             return uid
     raise Conflict(f"machines: all {len(taken)} user ids are taken")

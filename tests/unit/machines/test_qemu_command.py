@@ -315,6 +315,13 @@ def test_user_ids_are_given_once() -> None:
         free_uid(range(FIRST_UID, LAST_UID + 1))
 
 
+def test_the_machines_of_two_fleets_are_different_users() -> None:
+    one, other = free_uid([], "/var/lib/autovibe"), free_uid([], "/srv/other")
+    assert one != other == free_uid([], "/srv/other")
+    assert free_uid([one], "/var/lib/autovibe") == one + 1
+    assert FIRST_UID <= free_uid(set(range(FIRST_UID, LAST_UID)) - {FIRST_UID}, "/srv/other") <= LAST_UID
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("0 0 4294967295\n", True), ("0 1000 1\n1 100000 65536\n", False), ("", False)]
 )
