@@ -252,6 +252,7 @@ class _Transfer:
             share = f"{done * 100 // total} % of {total // CHUNK}M" if total else f"{done // CHUNK}M"
             self._job.report(f"download: {share}")
             self._told = now
+            self._check_space(0)  # a server need not say how much comes, or tell the truth
 
 
 def _continues(answer: Any, begin: int) -> bool:

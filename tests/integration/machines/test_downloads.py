@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -198,6 +199,15 @@ def test_a_server_in_trouble_is_asked_again(server: Server, tmp_path: Path) -> N
     path, told = fetch(server, tmp_path)
     assert path.read_bytes() == CONTENT
     assert "the server answered 503 Service Unavailable; try again in 2 s" in told
+
+
+def test_more_than_was_announced_does_not_fill_the_disk(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spaces = iter([1024**3, 1024**2])
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _path: SimpleNamespace(free=next(spaces)))
+    with pytest.raises(Unavailable, match="expected room"):
+        fetch(server, tmp_path)
 
 
 def test_a_server_that_stalls_is_left_and_asked_again(server: Server, tmp_path: Path) -> None:
