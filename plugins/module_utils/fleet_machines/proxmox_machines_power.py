@@ -115,7 +115,8 @@ class Power:
         if guest.marks.ours or guest.marks.unfinished or guest.name != guest.machine_name:
             self.drop_seed(guest, job)
         job.report("delete it")
-        values = {"purge": True, "destroy-unreferenced-disks": True}
+        # Not its unreferenced disks: on a storage of two clusters those of its number may be another cluster's.
+        values = {"purge": True}
         try:
             upid = self.session.delete(guest.path, values, what=what, asked="delete it", job=job, repeat=True)
             self.tasks.run(upid, job, what=what, doing="delete it")

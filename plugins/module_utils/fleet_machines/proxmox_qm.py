@@ -255,8 +255,8 @@ def cleaned(template: Template, config: Config) -> Command | None:
 
 
 def destroy(vmid: int) -> Command:
-    """Return the command that removes a stopped machine and all its disks."""
-    return Command(f"remove {vmid}", ("qm", "destroy", str(vmid), "--purge", "1", "--destroy-unreferenced-disks", "1"))
+    """Return the command that removes a stopped machine and all the disks in its configuration."""
+    return Command(f"remove {vmid}", ("qm", "destroy", str(vmid), "--purge", "1"))
 
 
 def disk_size(config: Config) -> int:

@@ -162,3 +162,7 @@ def documented() -> str:
 def test_the_documented_commands_are_those_that_are_run() -> None:
     text = (REPOSITORY / "docs" / "proxmox-templates.md").read_text(encoding="utf-8")
     assert text.split("```sh\n")[1].split("\n```")[0] == documented()
+
+
+def test_a_machine_goes_with_its_own_disks_only() -> None:
+    assert qm.destroy(100).argv == ("qm", "destroy", "100", "--purge", "1")
