@@ -217,6 +217,7 @@ def test_the_last_state_of_a_machine_is_its_own(run: Hypervisor, host: Host) -> 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"provision_repository": "https://ada:hunter2@example.com/x.git"}, "found a password in the address"),
+    ({"provision_repository": f"https://ghp_{'hunter2' * 5}@example.com/x.git"}, "found a password in the address"),
     ({"provision_repository": "ext::sh -c reboot"}, "provision_repository: expected an address"),
     ({"provision_repository": "-ux@example.com:x.git"}, "provision_repository: expected an address"),
     ({"provision_repository": "git@example.com:x.git"}, "provision_git_host_keys: expected the host keys"),
@@ -234,6 +235,7 @@ def test_wrong_variables_are_a_sentence(
 ) -> None:
     failed = run(PROVISION, fails=True, **project(server, repository, **more))
     assert said in failed.failure
+    assert "hunter2" not in failed.output
     assert host.instances() == {}
 
 
