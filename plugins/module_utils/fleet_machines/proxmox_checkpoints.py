@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .provider import Job
 from .proxmox_api import Reply, Session, reply_of
 from .proxmox_config import Drive, drives_of
+from .proxmox_config_tags import differs
 from .proxmox_machines import Guest, Guests
 from .proxmox_tasks import TaskFailed, Tasks
 
@@ -199,7 +200,7 @@ class Checkpoints:
         except TaskFailed as error:
             raise self._told(error, what, guest) from error
         after = self._guests.get(name)
-        self._guests.note(after)
+        self._guests.note(self._handed_on(guest, after, what, job))
         if guest.status in ("running", "paused") and after.status not in ("running", "paused"):
             start(name, job)
 
@@ -218,6 +219,17 @@ class Checkpoints:
     def _tree(self, guest: Guest) -> Tree:
         what = f'machine "{guest.machine_name}"'
         return tree_of(self._session.get(f"{guest.path}/snapshot", what=what, asked="list the snapshots") or ())
+
+    def _handed_on(self, before: Guest, after: Guest, what: str, job: Job) -> Guest:
+        """Give a machine back whose it is: a snapshot holds the tags of its day, also that it was free in a pool."""
+        found = self._guests.read(after) or after
+        now, marks = before.marks, found.marks
+        marks = marks.evolve(ours=now.ours, project=now.project, login=now.login, tags=now.tags)
+        if now.ours and differs(found.tags, marks):
+            values = {"tags": marks.text()}
+            self._session.put(f"{after.path}/config", values, what=what, asked="keep its tags", job=job)
+            after = after.evolve(tags=marks.text())
+        return after
 
     def _tree_if_there(self, guest: Guest) -> Tree | None:
         try:

@@ -78,6 +78,18 @@ def test_a_machine_that_ran_runs_after_a_restore(host: FaultyHost, before: str, 
     assert provider.describe(["web"])["web"].state == after
 
 
+def test_a_restored_machine_stays_its_owner_s(host: FaultyHost) -> None:
+    machine(host, 200, "web")
+    vm = host.vm("web")
+    vm.config["tags"] = "fleet;pool-dev"
+    provider = adapter(host)
+    provider.checkpoint("web", "free", job())
+    vm.config["tags"] = "fleet;project-shop;taken-dev"
+    assert adapter(host).describe()["web"].project == "shop"
+    adapter(host).restore("web", "free", job())
+    assert host.vm("web").config["tags"] == "fleet;project-shop;taken-dev"
+
+
 def test_many_machines_cost_one_request_each_and_only_when_asked(host: FaultyHost) -> None:
     for number in range(20):
         machine(host, 200 + number, f"web-{number}")
