@@ -141,7 +141,7 @@ class Pve(FakePve):
     async def _apply_config(self, vm: Any, user: str, p: dict[str, Any]) -> Any:
         p = dict(p)
         for key, value in p.items():
-            if str(value).split(",")[0].endswith(":cloudinit"):
+            if str(value).partition(",")[0].endswith(":cloudinit"):
                 p[key] = f"{str(value).partition(':')[0]}:vm-{vm.vmid}-cloudinit,media=cdrom"
             iso = re.fullmatch(r"([^:,]+):iso/([^,]+),media=cdrom", str(value))
             if iso and iso[2] not in self.storages[iso[1]]["files"]:

@@ -40,7 +40,7 @@ def test_a_file_without_a_last_newline_is_kept_and_links_lead_root_nowhere(host:
     host.run("useradd", "--create-home", "eve")
     host.sh(
         "install -d -o eve -g eve -m 700 /home/eve/.ssh; printf '%s' '"
-        + OTHER.split(" it")[0]
+        + OTHER.partition(" it")[0]
         + "' >/home/eve/.ssh/authorized_keys; chown eve /home/eve/.ssh/authorized_keys"
     )
     ask(host, "eve", KEY)

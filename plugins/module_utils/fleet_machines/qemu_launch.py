@@ -45,9 +45,9 @@ def main(arguments: list[str]) -> int:
             raise InvalidInput("expected a machine's folder, its port for SSH and its port for VNC")
         become(Path(arguments[0]), int(arguments[1] or 0), int(arguments[2]))
     except FleetError as error:
-        print(error.message, file=sys.stderr)
+        sys.stderr.write(error.message + "\n")
     except OSError as error:
-        print(f"{arguments[0]}: cannot be started: {error}", file=sys.stderr)
+        sys.stderr.write(f"{arguments[0]}: cannot be started: {error}" + "\n")
     return 1
 
 
@@ -64,7 +64,7 @@ def become(folder: Path, ssh_port: int, vnc_port: int) -> None:
     drop(made)
     accel = made.accel
     if accel == KVM and not usable(KVM_DEVICE):
-        print(f'machine "{made.name}": {KVM_DEVICE} cannot be opened by its user; emulated instead', file=sys.stderr)
+        sys.stderr.write(f'machine "{made.name}": {KVM_DEVICE} cannot be opened by its user; emulated instead' + "\n")
         accel = TCG
     words = command(made, ssh_port, vnc_port, accel, taps)
     try:
@@ -158,4 +158,4 @@ def open_tap(name: str, bridge: str, machine: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    raise SystemExit(main(sys.argv[1:]))

@@ -269,7 +269,7 @@ ERRORS: list[tuple[Reply, type[FleetError], str]] = [
 @pytest.mark.parametrize(("reply", "kind", "text"), ERRORS, ids=[reply.said[:40] for reply, _kind, _text in ERRORS])
 def test_every_error_is_one_sentence(reply: Reply, kind: type[FleetError], text: str) -> None:
     error = error_of('machine "web-1"', "clone it", reply, "fleet@pve!ansible")
-    assert type(error) is kind
+    assert error.__class__ is kind
     assert error.message.startswith('machine "web-1": clone it: ')
     assert text in error.message
     assert "\n" not in error.message

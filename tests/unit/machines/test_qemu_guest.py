@@ -139,7 +139,7 @@ def read(monkeypatch: pytest.MonkeyPatch, said: str, found: Any) -> None:
     class Agent:
         def __init__(self, *arguments: Any) -> None: ...
 
-        def __enter__(self) -> Agent:
+        def __enter__(self) -> Any:
             return self
 
         def __exit__(self, *error: object) -> None: ...
