@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """SIGKILL at random moments, many callers at once, full disks, damaged databases and clocks that jump.
 
-FLEET_CRASH_ROUNDS says how many kills there are in all (CI: 500), FLEET_CRASH_SEED repeats a run.
+FLEET_CRASH_ROUNDS says how many kills there are in all (CI: 400), FLEET_CRASH_SEED repeats a run.
 """
 
 from __future__ import annotations
