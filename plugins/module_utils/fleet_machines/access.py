@@ -96,7 +96,10 @@ def _one(
         raise Conflict(f"{what}: expected a running machine, it is {machine.state}")
     login = login or machine.login
     if not login:
-        raise InvalidInput(f"{what}: expected the account to log in with in its field login, found none")
+        raise InvalidInput(
+            f'{what}: neither it nor its image names an account to log in with; give it one, such as "login: dev", '
+            "which is added if it is not there"
+        )
     while True:
         ran = provider.run(name, script(login, keys, change=change), job)
         said = answer(what, ran.code, ran.stdout, ran.stderr)
