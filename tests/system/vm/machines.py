@@ -27,12 +27,16 @@ from fleet_machines import golden, providers, qemu_images
 from fleet_machines import qemu_base_tools as tools
 from fleet_machines.provider import Job
 from fleet_machines.qemu_base import Bases
+from fleet_node.declarations import plan_types
+from fleet_node.store import Store
 
 BOOT = 300.0  # seconds for anything that boots a machine
 BUILD = 900.0  # seconds to build a base or a golden image on a busy computer
 BASE = "debian:12"
 GOLDEN = "fleet-test"
 LOGIN = "fleet"
+# Where fleetd looks for free ports: not where those of the tests that run beside look.
+PORTS = ({"name": "tcpport", "start": 20000, "end": 20999}, {"name": "vncport", "start": 5960, "end": 5979})
 _PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
@@ -97,6 +101,10 @@ class Machines:
             keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(machines.key)]
             subprocess.run(keygen, check=True, stdin=subprocess.DEVNULL)
             machines.fleet.up()
+            with contextlib.closing(
+                Store(Path(folder))
+            ) as store:  # other tests run beside these, and would find their ports taken
+                plan_types(store, PORTS).apply(store)
             try:
                 yield machines
             finally:
