@@ -131,8 +131,10 @@ ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 : >"$root/etc/machine-id"
 rm -rf "$root/core.img" "$root/etc/hostname" "$root/etc/apt/apt.conf.d/99mmdebstrap" "$root/var/lib/dbus/machine-id"
 rm -rf "$root"/etc/ssh/ssh_host_* "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/log/apt \\
-    "$root"/var/log/*.log "$root"/var/log/journal/* "$root"/var/lib/systemd/random-seed "$root"/tmp/* \\
-    "$root"/var/tmp/* "$root"/etc/*- "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
+    "$root"/var/log/*.log "$root"/var/log/journal/* "$root"/var/lib/systemd/random-seed "$root"/var/tmp/* \\
+    "$root"/etc/*- "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
+# mmdebstrap keeps apt's configuration in /tmp: without it, its own cleaning would empty the lists of this host's apt.
+find "$root/tmp" -mindepth 1 ! -name 'mmdebstrap.*' -delete
 """
 
 # Outside of mmdebstrap: while that runs, folders of this host are mounted below the root.

@@ -122,6 +122,9 @@ def test_a_machine_that_does_not_run_or_says_nonsense_is_refused(play: Play, hos
     host.edit("web-1", state="Running")
     host.faults({"command": "exec", "code": 2, "message": "exec failed: ssh connection failed"})
     (failed,) = run(play, host, access(machines=[{"name": "web-1"}]), fails=True)
+    assert failed["msg"] == 'machine "web-1": multipass exec: ssh connection failed'
+    host.faults({"command": "exec", "code": 2, "message": "sh: 1: useradd: not found"})
+    (failed,) = run(play, host, access(machines=[{"name": "web-1"}]), fails=True)
     assert failed["msg"].startswith('machine "web-1": the script that lets people log in ended with 2')
 
 

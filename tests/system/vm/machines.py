@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.fleetd import Fleet
-from tests.requirements import REPOSITORY
+from tests.system.lab import images
 
 from fleet_core import golden_images
 from fleet_core.errors import FleetError
@@ -35,6 +35,7 @@ BUILD = 900.0  # seconds to build a base or a golden image on a busy computer
 BASE = "debian:12"
 GOLDEN = "fleet-test"
 LOGIN = "fleet"
+APT_LISTS = "/var/lib/apt/lists"
 # Where fleetd looks for free ports: not where those of the tests that run beside look.
 PORTS = ({"name": "tcpport", "start": 20000, "end": 20999}, {"name": "vncport", "start": 5960, "end": 5979})
 _PROGRAMS = {
@@ -60,7 +61,7 @@ def why_not() -> str | None:
 
 def cache_folder() -> Path:
     """Where what takes long to build is kept from one run to the next."""
-    return REPOSITORY / ".cache" / "vm"
+    return images.cache_folder().parent / "vm"
 
 
 def report(text: str) -> None:
@@ -69,8 +70,12 @@ def report(text: str) -> None:
 
 
 def ensure_base() -> Path:
-    """Return the base image, built if it is not there."""
-    return Bases(cache_folder()).debian(BASE, Job.lasting(BUILD, report)).path
+    """Return the base image, built if it is not there. What apt of this computer knows must not change by that."""
+    known = len(os.listdir(APT_LISTS))
+    path = Bases(cache_folder()).debian(BASE, Job.lasting(BUILD, report)).path
+    if len(os.listdir(APT_LISTS)) < known:
+        raise AssertionError(f"building a base removed files of {APT_LISTS}")
+    return path
 
 
 @dataclass(frozen=True)
