@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 from tests.system.lab import Host, Lab, why_not
@@ -16,6 +17,7 @@ from tests.system.vm.fixtures import golden, vm_base, vms
 
 from fleet_core.errors import FleetError
 
+NETWORK = Path(__file__).resolve().parent / "network"
 __all__ = ["golden", "vm_base", "vms"]  # fixtures
 
 
@@ -30,7 +32,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the images before the first test, whose time limit must not count it."""
     if session.config.option.collectonly:
         return
-    used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    # The lab of tests/system/network is another: namespaces, and no host.
+    hosted = (item for item in session.items if NETWORK not in item.path.parents)
+    used = {name for item in hosted for name in getattr(item, "fixturenames", ())}
     if "lab" in used and why_not() is None:
         for name in SUITES:
             ensure_image(name)
