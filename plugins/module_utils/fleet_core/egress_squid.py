@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The configuration of squid as the explicit proxy of a fence: the audited way out, by name.
+
+A guest reaches what the grants of its scope name, on their ports, by CONNECT or plain HTTP. Names are compared before
+they are resolved, so that a name that is not allowed never reaches a resolver. An allowed name must not lead to a
+special address. Where squid can do it, the name in the TLS greeting (SNI) must belong to the same allowed name as the
+one in CONNECT. What is inside TLS stays unseen: another Host header in there is for mitmproxy.
+
+A grant that ends is one that the next configuration does not have: squid's acl "time" knows weekdays, not dates.
+
+Sources: squid.conf.documented of Squid 5 and 6.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .egress_networks import reduced, without
+from .errors import Unavailable
+from .fences import METADATA4, METADATA6, Fence, Grant, Ports, Scope
+
+# Squid keeps IPv4 addresses as mapped ones: as a network of an acl, this would be all of IPv4.
+_MAPPED = "::ffff:0:0/96"
+_OWN4, _OWN6 = ("0.0.0.0/8", "127.0.0.0/8"), ("::/127",)
+# Servers speak first there, or what is spoken is no TLS: no greeting could be looked at.
+PLAIN_PORTS = (21, 22, 25, 110, 143, 587, 3306, 5432, 6379, 9418)
+CONNECTIONS = 512  # of one guest at once
+NAMES_A_LINE = 20
+_VERSION = re.compile(r"^Squid Cache: Version (?P<major>\d+)\.(?P<minor>\d+)", re.MULTILINE)
+# URL-quoted where a guest chose the words, so that each line stays JSON.
+_LOG = (
+    '{"time":%ts.%03tu,"source":"%>a","method":"%#rm","host":"%#>rd","port":"%>rP","sni":"%#ssl::>sni",'
+    '"verdict":"%Ss","status":%>Hs,"address":"%<a","received":%>st,"sent":%<st,"milliseconds":%tr}'
+)
+
+
+@dataclass(frozen=True)
+class Build:
+    """A squid: its version and whether it can look at TLS greetings (the package squid-openssl of Debian)."""
+
+    version: tuple[int, int]
+    looks_at_tls: bool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this host runs squid.
+
+    user: whom squid becomes when root starts it. certificate: a PEM file with key and certificate that no guest ever
+    sees; squid wants one before it looks at TLS greetings; empty where it cannot. See certificate_command().
+    """
+
+    user: str = "proxy"
+    certificate: str = ""
+
+
+def build(text: str) -> Build:
+    """Read what `squid -v` prints. Raises Unavailable for the words of another program."""
+    version = _VERSION.search(text)
+    if not version:
+        first = text.strip().partition("\n")[0]
+        raise Unavailable(f'squid: expected "Squid Cache: Version N.N", found "{first}"')
+    return Build((int(version["major"]), int(version["minor"])), "--with-openssl" in text)
+
+
+def certificate_command(path: str) -> list[str]:
+    """Return the command that makes Settings.certificate; the file must be made with mode 0600."""
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    return [*made, "-days", "3650", "-subj", "/CN=fleet-proxy", "-keyout", path, "-out", path]
+
+
+def configuration(fence: Fence, folder: str, settings: Settings = Settings()) -> str:
+    """Return squid.conf. folder: of proxy.log (JSON lines), squid.log and squid.pid; settings.user may write there."""
+    lines = [
+        "# The way out of the guests. Written by fleet: changes are lost.",
+        *_ports(fence, settings),
+        *_process(folder, settings),
+        *_resolving(fence),
+        *_bounds(),
+        *_silence(),
+        *_beginning(),
+        *(line for scope in fence.scopes for line in _scope(fence, scope)),
+        "http_access deny all",
+        *(_greetings(fence) if settings.certificate else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _ports(fence: Fence, settings: Settings) -> list[str]:
+    bump = f" ssl-bump tls-cert={settings.certificate} generate-host-certificates=off" if settings.certificate else ""
+    fours = [str(ipaddress.ip_interface(bridge.address4).ip) for bridge in fence.bridges if bridge.address4]
+    sixes = [f"[{ipaddress.ip_interface(bridge.address6).ip}]" for bridge in fence.bridges if bridge.address6]
+    return [f"http_port {address}:{fence.proxy.port}{bump}" for address in [*fours, *sixes]]
+
+
+def _process(folder: str, settings: Settings) -> list[str]:
+    return [
+        f"cache_effective_user {settings.user}",
+        f"pid_filename {folder}/squid.pid",
+        f"cache_log {folder}/squid.log",
+        f"logformat fleet {_LOG}",
+        f"access_log stdio:{folder}/proxy.log logformat=fleet",
+        "logfile_rotate 0",
+        f"coredump_dir {folder}",
+        "netdb_filename none",
+        "pinger_enable off",
+        "shutdown_lifetime 1 second",
+        "visible_hostname fleet-proxy",
+    ]
+
+
+def _resolving(fence: Fence) -> list[str]:
+    """Squid asks resolvers on port 53 only; upstreams elsewhere leave it with those of this host."""
+    usable = [upstream.partition("#")[0] for upstream in fence.upstreams if upstream.partition("#")[2] in ("", "53")]
+    return [
+        *([f"dns_nameservers {' '.join(usable)}"] if usable else []),
+        "dns_defnames off",
+        "hosts_file none",
+        "positive_dns_ttl 5 minutes",
+        # Also how long an answer is kept at least: the address that was looked at is the one that is connected to.
+        "negative_dns_ttl 30 seconds",
+    ]
+
+
+def _bounds() -> list[str]:
+    """No cache, and as much memory and time as a guest can make squid spend."""
+    return [
+        "cache deny all",
+        "cache_mem 0 MB",
+        "maximum_object_size_in_memory 0 KB",
+        "memory_pools off",
+        "ipcache_size 4096",
+        "fqdncache_size 16",
+        "request_header_max_size 64 KB",
+        "reply_header_max_size 64 KB",
+        "client_lifetime 24 hours",
+        "client_idle_pconn_timeout 1 minute",
+        "request_timeout 30 seconds",
+        "connect_timeout 15 seconds",
+        "max_filedescriptors 16384",
+    ]
+
+
+def _silence() -> list[str]:
+    """Say nothing about this host, to servers or to guests."""
+    return [
+        "via off",
+        "forwarded_for delete",
+        "follow_x_forwarded_for deny all",
+        "httpd_suppress_version_string on",
+        *(f"request_header_access {name} deny all" for name in ("Via", "X-Forwarded-For", "Proxy-Authorization")),
+        *(f"reply_header_access {name} deny all" for name in ("Via", "X-Cache", "X-Cache-Lookup")),
+        "cachemgr_passwd disable all",
+        "global_internal_static off",
+        "host_verify_strict on",
+    ]
+
+
+def _beginning() -> list[str]:
+    return [
+        "acl connect method CONNECT",
+        "acl plain proto HTTP",
+        f"acl crowd maxconn {CONNECTIONS}",
+        "acl names_elsewhere port 53 853",
+        "http_access deny manager",
+        "http_access deny !connect !plain",
+        "http_access deny crowd",
+    ]
+
+
+def _scope(fence: Fence, scope: Scope) -> list[str]:
+    """What the guests of a scope may reach. The special addresses come last: only then squid resolves the name."""
+    guests = fence.guests_of(scope.name)
+    addresses = [address for guest in guests for address in (guest.address4, guest.address6) if address]
+    if scope.mode == "locked" or not addresses:
+        return []
+    ours = f"s_{_digits(scope.name)}"
+    lines = [f"# {scope.name}: {scope.mode}", *_acl(f"{ours} src", addresses)]
+    if scope.denied_names:
+        lines += [*_domains(f"{ours}_no", scope.denied_names), f"http_access deny {ours} {ours}_no"]
+    lines += _acl(f"{ours}_special dst", _closed(fence, scope))
+    for grant in scope.grants:
+        lines += _grant(fence, scope, grant, ours)
+    if scope.mode == "open":
+        lines.append(f"http_access allow {ours} !names_elsewhere !{ours}_special")
+    return lines
+
+
+def _grant(fence: Fence, scope: Scope, grant: Grant, ours: str) -> list[str]:
+    if grant.protocol not in ("tcp", "any"):
+        return []
+    lines = _acl(f"p_{grant.key} port", _ranges(grant.ports)) if grant.ports else []
+    there = f" p_{grant.key}" if grant.ports else ""
+    if grant.names:
+        lines += _domains(f"n_{grant.key}", grant.names)
+        lines.append(f"http_access allow {ours} n_{grant.key}{there} !{ours}_special")
+    networks = _granted(fence, scope, grant)
+    if networks:
+        lines += _acl(f"a_{grant.key} dst -n", networks)
+        lines.append(f"http_access allow {ours} a_{grant.key}{there}")
+    return lines
+
+
+def _granted(fence: Fence, scope: Scope, grant: Grant) -> list[str]:
+    """Return the networks of a grant without what is denied, this host, its guests, and metadata that is not meant."""
+    own4, own6 = _own(fence)
+    four = _without_metadata(grant.networks4, METADATA4)
+    six = _without_metadata(grant.networks6, METADATA6)
+    return [*without(four, (*scope.denied4, *own4)), *without(six, (*scope.denied6, *own6, _MAPPED))]
+
+
+def _without_metadata(networks: Iterable[str], metadata: Iterable[str]) -> list[str]:
+    """Cut metadata services out of networks, except of those that lie within: they were meant."""
+    outer = [ipaddress.ip_network(network) for network in metadata]
+    kept: list[str] = []
+    for text in networks:
+        network = ipaddress.ip_network(text)
+        meant = any(network.subnet_of(one) for one in outer)  # type: ignore[arg-type]
+        kept += [text] if meant else without([text], map(str, outer))
+    return kept
+
+
+def _closed(fence: Fence, scope: Scope) -> list[str]:
+    """Return what the names of a scope must not lead to."""
+    own4, own6 = _own(fence)
+    tcp = [grant for grant in scope.grants if grant.protocol in ("tcp", "any")]
+    four = without((*fence.special4, *METADATA4), [one for grant in tcp for one in grant.networks4])
+    six = without((*fence.special6, *METADATA6), [one for grant in tcp for one in grant.networks6])
+    six = without([*six, *scope.denied6, *own6], [_MAPPED])
+    return [*reduced([*four, *scope.denied4, *own4]), *reduced(six)]
+
+
+def _own(fence: Fence) -> tuple[list[str], list[str]]:
+    """Return this host and the networks of its guests: neither is reached through the proxy."""
+    four = [str(ipaddress.ip_interface(bridge.address4).network) for bridge in fence.bridges if bridge.address4]
+    six = [str(ipaddress.ip_interface(bridge.address6).network) for bridge in fence.bridges if bridge.address6]
+    return [*_OWN4, *four], [*_OWN6, *six]
+
+
+def _greetings(fence: Fence) -> list[str]:
+    """Look at the name in the TLS greeting; pass it on unread when it belongs to the same name as that of CONNECT."""
+    lines = [
+        "acl greeting at_step SslBump1",
+        f"acl no_greeting port {' '.join(map(str, PLAIN_PORTS))}",
+        "acl literal dstdom_regex -n ^[0-9.]+$ :",
+        "acl unnamed ssl::server_name --client-requested none",
+        "ssl_bump splice greeting no_greeting",
+        "ssl_bump peek greeting",
+    ]
+    for name in sorted({name for scope in fence.scopes for name in _named(scope)}):
+        word = _digits(name)
+        lines += [f"acl c_{word} dstdomain -n .{name}", f"acl t_{word} ssl::server_name --client-requested .{name}"]
+    lines += ["ssl_bump splice literal unnamed", *(line for scope in fence.scopes for line in _greeted(fence, scope))]
+    return [*lines, "ssl_bump terminate all"]
+
+
+def _named(scope: Scope) -> list[str]:
+    return _widest(name for grant in scope.grants for name in grant.names)
+
+
+def _greeted(fence: Fence, scope: Scope) -> list[str]:
+    ours = f"s_{_digits(scope.name)}"
+    if scope.mode == "locked" or not fence.guests_of(scope.name):
+        return []
+    lines = []
+    if scope.denied_names:
+        denied = [f".{name}" for name in _widest(scope.denied_names)]
+        lines += _acl(f"{ours}_hidden ssl::server_name --client-requested", denied)
+        lines.append(f"ssl_bump terminate {ours} {ours}_hidden")
+    lines += [f"ssl_bump splice {ours} c_{_digits(name)} t_{_digits(name)}" for name in _named(scope)]
+    return [*lines, f"ssl_bump splice {ours}"] if scope.mode == "open" else lines
+
+
+def _domains(acl: str, names: Iterable[str]) -> list[str]:
+    """-n: an address is not looked up backwards, where its owner could answer with a name that is allowed."""
+    return _acl(f"{acl} dstdomain -n", [f".{name}" for name in _widest(names)])
+
+
+def _widest(names: Iterable[str]) -> list[str]:
+    """Return names that are not below another: squid refuses both in one acl."""
+    found = set(names)
+    return sorted(name for name in found if not any(name.endswith(f".{other}") for other in found))
+
+
+def _ranges(ports: Ports) -> list[str]:
+    return [str(first) if first == last else f"{first}-{last}" for first, last in ports]
+
+
+def _acl(start: str, values: Iterable[str]) -> list[str]:
+    listed = list(values)
+    chunks = [listed[at : at + NAMES_A_LINE] for at in range(0, len(listed), NAMES_A_LINE)]
+    return [f"acl {start} {' '.join(chunk)}" for chunk in chunks]
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
