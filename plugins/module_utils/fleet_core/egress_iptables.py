@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rules of iptables and ip6tables, as texts for `iptables-restore --noflush`: chains of our own, FLEET-*, and one jump
+to them at the head of each chain of the kernel that we need. Traffic that is not of our bridges runs through untouched.
+
+What happens on the bridge itself (addresses of hardware, ARP, ND, machine to machine) is layer 2, and not here.
+Sources: iptables(8), iptables-extensions(8). The names of chains have at most 28 characters.
+"""
+
+from __future__ import annotations
+
+from . import egress_ipsets as sets
+from .egress_iptables_scopes import Chain, ends, gateway, hub_rules, scope_rules, words
+from .fences import Bridge, Fence, Scope
+
+FILTER, NAT = "filter", "nat"
+# The kernel's chain -> ours. The jump stands at its head, once.
+JUMPS = {
+    FILTER: {"INPUT": "FLEET-INPUT", "FORWARD": "FLEET-FORWARD"},
+    NAT: {"PREROUTING": "FLEET-DNS", "POSTROUTING": "FLEET-NAT"},
+}
+PREFIX = "FLEET-"
+OUT, IN, HOST, SPOOF, ALLOW = "FLEET-OUT", "FLEET-IN", "FLEET-HOST", "FLEET-SPOOF", "FLEET-ALLOW"
+FINGERPRINT = "fleet fingerprint "
+
+
+def restore(fence: Fence, family: int) -> str:
+    """Return what iptables-restore (family 4) or ip6tables-restore (6) reads: both tables, each one transaction."""
+    rules = {FILTER: _filter(fence, family), NAT: _nat(fence, family)}
+    mark = sets.digits("\n".join([*rules[FILTER], *rules[NAT]]))
+    return "".join(_table(table, lines, mark) for table, lines in rules.items())
+
+
+def fingerprint(text: str) -> str:
+    """Return the words by which the rules of a text are known again in the kernel; empty for none."""
+    _before, words_, after = text.partition(FINGERPRINT)
+    return words_ + after.partition('"')[0]
+
+
+def chain_sizes(text: str) -> dict[str, dict[str, int]]:
+    """Return table -> chain of ours -> number of its rules, of a text for iptables-restore or by iptables-save."""
+    found: dict[str, dict[str, int]] = {}
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:].strip()
+        elif line.startswith((f":{PREFIX}", f"-A {PREFIX}")):
+            chain = line[3 if line[0] == "-" else 1 :].partition(" ")[0]
+            sizes = found.setdefault(table, {})
+            sizes[chain] = sizes.get(chain, 0) + line.startswith("-")
+    return found
+
+
+def _table(table: str, rules: list[str], mark: str) -> str:
+    jumps = JUMPS[table]
+    marked = [f'-A {next(iter(jumps.values()))} -m comment --comment "{FINGERPRINT}{mark}"', *rules]
+    chains = dict.fromkeys([*jumps.values(), *(words(rule)[1] for rule in marked)])
+    lines = [
+        f"*{table}",
+        *(f":{chain} - [0:0]" for chain in chains),
+        *marked,
+        *(f"-I {builtin} 1 -j {chain}" for builtin, chain in jumps.items()),
+        "COMMIT",
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def scopes_of(fence: Fence, family: int) -> list[Scope]:
+    """Return the scopes that have guests in a family: only those have rules."""
+    return [scope for scope in fence.scopes if sets.addresses(fence.guests_of(scope.name), family)]
+
+
+def _filter(fence: Fence, family: int) -> list[str]:
+    scopes = scopes_of(fence, family)
+    rules = [
+        *(f"-A FLEET-FORWARD -i {bridge.name} -g FLEET-FROM-{bridge.name}" for bridge in fence.bridges),
+        *(f"-A FLEET-FORWARD -o {bridge.name} -g {IN}" for bridge in fence.bridges),
+        *(f"-A FLEET-INPUT -i {bridge.name} -g FLEET-HOST-{bridge.name}" for bridge in fence.bridges),
+    ]
+    for bridge in fence.bridges:
+        rules += _from_bridge(fence, bridge, family)
+        rules += _from_bridge_to_host(bridge, family)
+    rules += [
+        *_before_new(scopes, OUT, family, "src"),
+        *hub_rules(fence, OUT, family),
+        *_dispatch(scopes, OUT, family, "src", Chain.NEW),
+        f"-A {OUT} -g {SPOOF}",
+        *_before_new(scopes, IN, family, "dst"),
+        *_dispatch(scopes, IN, family, "dst", Chain.INBOUND),
+        f"-A {IN} -j DROP",
+        *_before_new(scopes, HOST, family, "src"),
+        *hub_rules(fence, HOST, family),
+        *_dispatch(scopes, HOST, family, "src", Chain.SERVICE),
+        f"-A {HOST} -g {SPOOF}",
+        *(rule for scope in scopes for rule in scope_rules(fence, scope, family)),
+        f"-A {ALLOW} -m set --match-set {sets.allowed_set(family)} src -j ACCEPT",
+        f"-A {ALLOW} -j DROP",
+    ]
+    if fence.log_rate:
+        rules.append(
+            f"-A {SPOOF} -m limit --limit {fence.log_rate}/sec -j NFLOG --nflog-group {fence.log_group}"
+            ' --nflog-prefix "fleet spoof - "'
+        )
+    return [*rules, f"-A {SPOOF} -j DROP"]
+
+
+def _from_bridge(fence: Fence, bridge: Bridge, family: int) -> list[str]:
+    """What comes from a bridge and is forwarded. Frames that stay on the bridge come here too where br_netfilter is
+    on: layer 2 has judged them, and addresses of one link never come from elsewhere."""
+    chain = f"FLEET-FROM-{bridge.name}"
+    stays = f"-A {chain} -o {bridge.name}"
+    rules = [f"{stays} -s fe80::/10 -j ACCEPT", f"{stays} -d ff02::/16 -j ACCEPT"] if family == 6 else []
+    rules.append(f"-A {chain} -m set ! --match-set {sets.bridge_set(bridge.name, family)} src -g {SPOOF}")
+    rules += (
+        f"{stays} -m set --match-set {circle.speakers_set(family)} src"
+        f" -m set --match-set {circle.listeners_set(family)} dst -j ACCEPT"
+        for circle in sets.circles(sets.guests_on(fence, bridge.name), family)
+    )
+    return [*rules, f"-A {chain} -g {OUT}"]
+
+
+def _from_bridge_to_host(bridge: Bridge, family: int) -> list[str]:
+    chain = f"FLEET-HOST-{bridge.name}"
+    own = gateway(bridge, family)
+    rules = []
+    if family == 6:
+        # Who listens to which group is known to the bridge; the host need not hear of it.
+        rules += [f"-A {chain} -p icmpv6 --icmpv6-type {kind} -j DROP" for kind in (131, 132, 143)]
+    if own and family == 6:
+        rules += [f"-A {chain} -p icmpv6 --icmpv6-type {kind} -m hl --hl-eq 255 -j ACCEPT" for kind in (133, 135, 136)]
+    if own and bridge.dhcp:
+        ports = "--sport 68 --dport 67" if family == 4 else "-s fe80::/10 --sport 546 --dport 547"
+        rules.append(f"-A {chain} -p udp {ports} -j ACCEPT")
+    rules.append(f"-A {chain} -m set ! --match-set {sets.bridge_set(bridge.name, family)} src -g {SPOOF}")
+    if own:
+        echo = "-p icmp --icmp-type 8" if family == 4 else "-p icmpv6 --icmpv6-type 128"
+        rules.append(f"-A {chain} -d {own} {echo} -j ACCEPT")
+    return [*rules, f"-A {chain} -g {HOST}"]
+
+
+def _before_new(scopes: list[Scope], chain: str, family: int, way: str) -> list[str]:
+    """What is decided of packets of flows that exist: ended, invalid, closed meanwhile, established. way: src or dst,
+    where the guest is. What is related is errors only: no helper of conntrack opens anything."""
+    other = "dst" if way == "src" else "src"
+    known = f"-m set --match-set {sets.allowed_set(family)} {way} -j ACCEPT"
+    verdict = {OUT: Chain.FORWARD, HOST: Chain.INPUT}.get(chain)
+    rules = [
+        f"-A {chain} -m connmark --mark 0x{grant.mark:x} -m time --datestart {ends(grant.until)}"
+        + (f" -g {Chain.EXPIRED.of(scope)}" if verdict else " -j DROP")
+        for scope in scopes
+        for grant in scope.grants
+        if grant.mark
+    ]
+    rules.append(f"-A {chain} -m conntrack --ctstate INVALID -j DROP")
+    rules += (
+        f"-A {chain} -m set --match-set {sets.scope_set(scope.name, family)} {way}"
+        f" -m set --match-set {sets.closed_set(scope.name, family)} {other}"
+        + (f" -g {verdict.of(scope)}" if verdict else " -j DROP")
+        for scope in scopes
+        if sets.closed_networks(scope, family)
+    )
+    error = "icmp" if family == 4 else "icmpv6"
+    return [
+        *rules,
+        f"-A {chain} -m conntrack --ctstate ESTABLISHED {known}",
+        f"-A {chain} -p {error} -m conntrack --ctstate RELATED {known}",
+    ]
+
+
+def _dispatch(scopes: list[Scope], chain: str, family: int, way: str, into: Chain) -> list[str]:
+    return [
+        f"-A {chain} -m set --match-set {sets.scope_set(scope.name, family)} {way} -g {into.of(scope)}"
+        for scope in scopes
+    ]
+
+
+def _nat(fence: Fence, family: int) -> list[str]:
+    """Questions for any name server go to the scope's own; what leaves does so under this host's address."""
+    rules: list[str] = []
+    for bridge in fence.bridges:
+        own = gateway(bridge, family)
+        here = {guest.scope for guest in sets.guests_on(fence, bridge.name)}
+        for scope in scopes_of(fence, family):
+            if own and scope.resolver_port and scope.name in here and scope.mode != "locked":
+                target = f"{own}:{scope.resolver_port}" if family == 4 else f"[{own}]:{scope.resolver_port}"
+                rules += (
+                    f"-A FLEET-DNS -i {bridge.name} -p {protocol} --dport 53"
+                    f" -m set --match-set {sets.scope_set(scope.name, family)} src -j DNAT --to-destination {target}"
+                    for protocol in ("udp", "tcp")
+                )
+    rules += (
+        f"-A FLEET-NAT ! -o {bridge.name} -m set --match-set {sets.bridge_set(bridge.name, family)} src -j MASQUERADE"
+        for bridge in fence.bridges
+        if bridge.nat
+    )
+    return rules

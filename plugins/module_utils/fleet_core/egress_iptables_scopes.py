@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The chains of one scope: what its guests may begin, what they are told where they may not."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from enum import Enum
+
+from . import egress_ipsets as sets
+from .fences import METADATA4, METADATA6, Bridge, Fence, Grant, Ports, Scope
+
+ALLOW = "FLEET-ALLOW"
+MOST_PORTS = 15  # in one match of multiport, where a range counts twice
+LONGEST_PREFIX = 63  # characters that NFLOG takes
+# The time match knows no later moment (32 bits, signed): what ends later ends then.
+LAST_MOMENT = 2147483646
+DNS_PORTS = "53,853"  # of plain and of encrypted questions
+_EVERYTHING = {4: "icmp-admin-prohibited", 6: "icmp6-adm-prohibited"}
+
+
+class Chain(Enum):
+    """The kinds of chains of a scope; the value begins their names."""
+
+    NEW = "NEW"  # forwarded from guests, new
+    SERVICE = "SVC"  # to this host from guests, new
+    FORWARD = "NO"  # forwarded, denied
+    SAY = "SAY"  # why it is denied
+    INPUT = "NOHOST"  # to this host, denied
+    EXPIRED = "ENDED"  # of a grant that ended
+    INBOUND = "NOIN"  # from elsewhere to guests, denied
+
+    def of(self, scope: Scope) -> str:
+        """Return the name of a scope's chain."""
+        return f"FLEET-{self.value}-{sets.digits(scope.name)}"
+
+
+def words(rule: str) -> list[str]:
+    return rule.split(" ")
+
+
+def gateway(bridge: Bridge, family: int) -> str:
+    """Return this host's address on a bridge, empty for none."""
+    address = bridge.address4 if family == 4 else bridge.address6
+    return str(ipaddress.ip_interface(address).ip) if address else ""
+
+
+def ends(until: int) -> str:
+    """Return a moment as the time match reads it, in UTC."""
+    return datetime.fromtimestamp(min(until, LAST_MOMENT), timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def hub_rules(fence: Fence, chain: str, family: int) -> list[str]:
+    """Let the guests whose scopes have it reach the hub, on this host or elsewhere."""
+    return [
+        f"-A {chain} -d {address} -p tcp{match} -m set --match-set {sets.hub_set(family)} src -j {ALLOW}"
+        for address in _of_family(fence.hub.addresses, family)
+        for match in _ports(tuple((port, port) for port in fence.hub.ports))
+        if fence.hub.ports
+    ]
+
+
+def scope_rules(fence: Fence, scope: Scope, family: int) -> list[str]:
+    """Return the chains of a scope."""
+    return [
+        *_new(fence, scope, family),
+        *_services(fence, scope, family),
+        *_denials(fence, scope, family),
+    ]
+
+
+def _of_family(addresses: Iterable[str], family: int) -> list[str]:
+    return [address for address in addresses if ipaddress.ip_address(address).version == family]
+
+
+def _new(fence: Fence, scope: Scope, family: int) -> list[str]:
+    chain, denied = Chain.NEW.of(scope), Chain.FORWARD.of(scope)
+    rules: list[str] = []
+    if scope.mode in ("allowlist", "open"):
+        rules.append(f"-A {chain} -m set --match-set {sets.guests_set(family)} dst -g {denied}")
+        for grant in scope.grants:
+            rules += _opened(chain, grant, family, _fixed_sets(grant, family))
+        # Names lead nowhere near: only a network that a grant names, above, opens what is special.
+        rules.append(f"-A {chain} -m set --match-set {sets.special_set(family)} dst -g {denied}")
+        rules += (f"-A {chain} -d {network} -g {denied}" for network in metadata(family))
+        for grant in scope.grants:
+            rules += _opened(chain, grant, family, _learned_sets(grant, family))
+    if scope.mode == "open":
+        rules += (
+            f"-A {chain} -p {protocol} -m multiport --dports {ports} -g {denied}"
+            for protocol, ports in (("tcp", DNS_PORTS), ("udp", f"{DNS_PORTS},443"))
+        )
+        rules.append(f"-A {chain} -j {ALLOW}")
+    return [*rules, f"-A {chain} -g {denied}"]
+
+
+def metadata(family: int) -> tuple[str, ...]:
+    """Return the networks of metadata services."""
+    return METADATA4 if family == 4 else METADATA6
+
+
+def _fixed_sets(grant: Grant, family: int) -> tuple[str, ...]:
+    networks = grant.networks4 if family == 4 else grant.networks6
+    return (grant.fixed_set_name(family),) if networks else ()
+
+
+def _learned_sets(grant: Grant, family: int) -> tuple[str, ...]:
+    return (grant.set_name(family), grant.old_set_name(family)) if grant.names else ()
+
+
+def _opened(chain: str, grant: Grant, family: int, places: Iterable[str]) -> Iterator[str]:
+    """Let guests reach what is in some sets. What begins under a grant that ends is marked, to end with it."""
+    until = f" -m time --datestop {ends(grant.until - 1)}" if grant.until else ""
+    for place in places:
+        for protocol in _protocols(grant, family):
+            match = f"-A {chain}{protocol} -m set --match-set {place} dst{until}"
+            if grant.mark:
+                yield f"{match} -j CONNMARK --set-mark 0x{grant.mark:x}"
+            yield f"{match} -g {ALLOW}"
+
+
+def _protocols(grant: Grant, family: int) -> list[str]:
+    """Return the matches of protocol and ports. Any protocol on some ports means those that have ports."""
+    if grant.protocol == "icmp":
+        return [" -p icmp --icmp-type 8" if family == 4 else " -p icmpv6 --icmpv6-type 128"]
+    if grant.protocol == "any" and not grant.ports:
+        return [""]
+    named = ("tcp", "udp") if grant.protocol == "any" else (grant.protocol,)
+    return [f" -p {protocol}{match}" for protocol in named for match in _ports(grant.ports)]
+
+
+def _ports(ports: Ports) -> list[str]:
+    """Return the matches of ports, as few as there can be."""
+    if not ports:
+        return [""]
+    if len(ports) == 1:
+        return [f" --dport {_range(ports[0])}"]
+    groups: list[list[tuple[int, int]]] = [[]]
+    for one in ports:
+        if sum(_slots(other) for other in [*groups[-1], one]) > MOST_PORTS:
+            groups.append([])
+        groups[-1].append(one)
+    return [f" -m multiport --dports {','.join(map(_range, group))}" for group in groups]
+
+
+def _slots(ports: tuple[int, int]) -> int:
+    return 1 if ports[0] == ports[1] else 2
+
+
+def _range(ports: tuple[int, int]) -> str:
+    return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}:{ports[1]}"
+
+
+def _services(fence: Fence, scope: Scope, family: int) -> list[str]:
+    """What guests may use on this host: their resolver and the proxy, on the address of their own bridge only."""
+    chain = Chain.SERVICE.of(scope)
+    rules = []
+    for bridge in fence.bridges:
+        own = gateway(bridge, family)
+        here = any(guest.bridge == bridge.name for guest in fence.guests_of(scope.name))
+        if own and here and scope.mode != "locked":
+            to = f"-A {chain} -i {bridge.name} -d {own}"
+            if scope.resolver_port:
+                rules += (f"{to} -p {protocol} --dport {scope.resolver_port} -g {ALLOW}" for protocol in ("udp", "tcp"))
+            if fence.proxy.kind:
+                rules.append(f"{to} -p tcp --dport {fence.proxy.port} -g {ALLOW}")
+    return [*rules, f"-A {chain} -g {Chain.INPUT.of(scope)}"]
+
+
+def _denials(fence: Fence, scope: Scope, family: int) -> list[str]:
+    guests = f"-m set --match-set {sets.guests_set(family)} dst"
+    forward, say = Chain.FORWARD.of(scope), Chain.SAY.of(scope)
+    rules = [
+        _count(forward, family, "src"),
+        *_limited(fence, forward, f"-j {say}"),
+        *(f"-A {forward} -d {network} -j DROP" for network in metadata(family)),
+        f"-A {forward} {guests} -j DROP",
+        *_refuse(forward, family),
+    ]
+    if fence.log_rate:
+        reasons = [
+            *((f"-d {network}", "metadata") for network in metadata(family)),
+            (guests, "peer"),
+            *((f"-p {protocol} -m multiport --dports {DNS_PORTS}", "dns") for protocol in ("tcp", "udp")),
+        ]
+        if sets.closed_networks(scope, family):
+            reasons.append((f"-m set --match-set {sets.closed_set(scope.name, family)} dst", "denied"))
+        for match, reason in reasons:
+            rules += [f"-A {say} {match} {_log(fence, reason, scope)}", f"-A {say} {match} -j RETURN"]
+        rules.append(f"-A {say} {_log(fence, 'forward', scope)}")
+    host, inbound = Chain.INPUT.of(scope), Chain.INBOUND.of(scope)
+    rules += [_count(host, family, "src"), *_limited(fence, host, _log(fence, "input", scope)), *_refuse(host, family)]
+    rules += [
+        _count(inbound, family, "dst"),
+        *_limited(fence, inbound, _log(fence, "inbound", scope)),
+        f"-A {inbound} -j DROP",
+    ]
+    if any(grant.mark for grant in scope.grants):
+        ended = Chain.EXPIRED.of(scope)
+        rules += [_count(ended, family, "src"), *_limited(fence, ended, _log(fence, "expired", scope))]
+        rules += _refuse(ended, family)
+    return rules
+
+
+def _count(chain: str, family: int, way: str) -> str:
+    return f"-A {chain} -m set --match-set {sets.denied_set(family)} {way}"
+
+
+def _limited(fence: Fence, chain: str, target: str) -> Sequence[str]:
+    return (f"-A {chain} -m limit --limit {fence.log_rate}/sec {target}",) if fence.log_rate else ()
+
+
+def _log(fence: Fence, reason: str, scope: Scope) -> str:
+    prefix = f"fleet {reason} {scope.name}"[: LONGEST_PREFIX - 1]
+    return f'-j NFLOG --nflog-group {fence.log_group} --nflog-prefix "{prefix} "'
+
+
+def _refuse(chain: str, family: int) -> list[str]:
+    """Tell programs at once that they may not, so that they need not wait; what is no such program's is dropped."""
+    return [
+        f"-A {chain} -p tcp -j REJECT --reject-with tcp-reset",
+        f"-A {chain} -m limit --limit 100/sec -j REJECT --reject-with {_EVERYTHING[family]}",
+        f"-A {chain} -j DROP",
+    ]
