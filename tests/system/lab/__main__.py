@@ -8,7 +8,7 @@ import json
 import os
 import sys
 
-from .images import HERE, SUITES, LabError, ensure_image
+from .images import HERE, SUITES, VARIANTS, LabError, ensure_image
 from .lab import Lab, labs_folder, sweep
 from .wheels import wheelhouse
 
@@ -18,7 +18,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     image = commands.add_parser("image", help="build host images that are not built yet")
-    image.add_argument("names", nargs="*", choices=[*SUITES, []], metavar="|".join(SUITES))
+    image.add_argument("names", nargs="*", choices=[*SUITES, *VARIANTS, []], metavar="|".join((*SUITES, *VARIANTS)))
 
     commands.add_parser("wheelhouse", help="fetch the wheels that hosts need; prints their folder")
 

@@ -29,6 +29,11 @@ PACKAGES = [
     *["python3", "python3-apt", "python3-venv", "python3-pip"],
     *["postgresql", "redis-server", "nginx-light"],
 ]
+# Images with more in them, by name: the suite, further packages, and the script that finishes them.
+VARIANTS = {
+    "network-debian12": ("bookworm", ["ifupdown2", "netplan.io", "network-manager"], "customize-network"),
+    "network-debian13": ("trixie", ["ifupdown2", "netplan.io", "network-manager"], "customize-network"),
+}
 
 
 class LabError(Exception):
@@ -81,10 +86,11 @@ def apt_options() -> list[str]:
 
 def find_image(name: str) -> Image:
     """The image `name` (debian12, debian13) as it would be built now, built or not."""
-    if name not in SUITES:
-        raise LabError(f'no image "{name}": have {", ".join(SUITES)}')
-    suite = SUITES[name]
-    inputs = [suite, PACKAGES, apt_sources(suite), apt_options(), (HERE / "customize").read_text()]
+    if name not in (*SUITES, *VARIANTS):
+        raise LabError(f'no image "{name}": have {", ".join((*SUITES, *VARIANTS))}')
+    suite, more, script = VARIANTS.get(name, (SUITES.get(name, ""), [], ""))
+    inputs = [suite, PACKAGES + more, apt_sources(suite), apt_options(), (HERE / "customize").read_text()]
+    inputs += [(HERE / script).read_text()] if script else []
     return Image(name, hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12])
 
 
@@ -104,19 +110,20 @@ def ensure_image(name: str) -> Image:
 
 
 def _build(image: Image, archive: Path) -> None:
-    suite = SUITES[image.name]
+    suite, more, script = VARIANTS.get(image.name, (SUITES.get(image.name, ""), [], ""))
     with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
         sources = Path(scratch, "sources.list")
         sources.write_text(apt_sources(suite))
         partial = Path(scratch, "image.tar")
         command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar", "--quiet"]
-        command += ["--skip=cleanup/apt/lists", f"--include={','.join(PACKAGES)}"]
+        command += ["--skip=cleanup/apt/lists", f"--include={','.join(PACKAGES + more)}"]
         command += [f"--aptopt={option}" for option in apt_options()]
         # The services under test bring their own data; Debian's main cluster would only be removed again.
         command += [
             '--essential-hook=mkdir -p "$1/etc/postgresql-common"',
             '--essential-hook=echo "create_main_cluster = false" > "$1/etc/postgresql-common/createcluster.conf"',
             f"--customize-hook={HERE / 'customize'}",
+            *([f"--customize-hook={HERE / script}"] if script else []),
         ]
         _run(*command, suite, str(partial), str(sources))
         partial.rename(archive)
