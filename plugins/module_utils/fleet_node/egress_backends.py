@@ -59,6 +59,12 @@ class Backend(Protocol):
     def forget(self, elements: Mapping[str, Sequence[str]]) -> None:
         """Take addresses out of sets; those that are not in them are no error, nor are sets that do not exist."""
 
+    def learn(self, elements: Mapping[str, Sequence[str]]) -> None:
+        """Put addresses into sets, as an answer would: a machine's new scope starts with what its old one learned.
+
+        Addresses that are in them are no error, nor are sets that do not exist.
+        """
+
     def age(self, fence: Fence) -> None:
         """Move what n and d sets learned to o sets, whose elements end after an hour, without a gap."""
 
