@@ -29,6 +29,7 @@ else:
 
 OURS = "fleet"
 UNFINISHED = "fleet-unfinished"
+FENCE = "fleet-fence-"
 # A clone bears this behind its name until it has its tags: they cannot be given to a clone at once.
 SUFFIX = ".incomplete"
 
@@ -40,7 +41,10 @@ _PART = re.compile(r"\+([mig])((?:[^+]|\+[0-9a-f]{2})*)")
 
 @dataclass(frozen=True)
 class Marks:
-    """What the tags of a machine say. size: processors, and memory and disk in MiB, as they were set last."""
+    """What the tags of a machine say. size: processors, and memory and disk in MiB, as they were set last.
+
+    fence: the digest of what its firewall was given.
+    """
 
     ours: bool = False
     unfinished: bool = False
@@ -52,6 +56,7 @@ class Marks:
     networks: tuple[Network, ...] = ()
     addresses: tuple[str, ...] = ()
     size: tuple[int, int, int] | None = None
+    fence: str = ""
 
     def evolve(self, **values: Any) -> Marks:
         return replace(self, **values)
@@ -66,6 +71,8 @@ class Marks:
                 found.add(f"{prefix}-{encoded(value)}")
         if self.user_data:
             found.add(f"data-{self.user_data.rpartition(':')[2]}")
+        if self.fence:
+            found.add(FENCE + self.fence)
         if self.size is not None:
             found.add("size-{}-{}-{}".format(*self.size))
         found.update(_net_tag(number, network) for number, network in enumerate(self.networks))
@@ -85,6 +92,8 @@ def marks_of(text: object) -> Marks:
         prefix, dash, rest = tag.partition("-")
         if tag in (OURS, UNFINISHED):
             values["ours" if tag == OURS else "unfinished"] = True
+        elif tag.startswith(FENCE):
+            values["fence"] = tag[len(FENCE) :]
         elif tag.startswith("fleet-"):
             continue  # a golden image's, which a clone brings along
         elif dash and prefix in ("project", "image", "login"):
