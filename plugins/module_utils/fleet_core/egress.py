@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Union
 
-from .egress_entries import Entry, denial, entry, network, preset_entry
+from .egress_entries import Entry, cidr, denial, entry, network, preset_entry
 from .egress_hosts import check_hosts, hub, machines, networks, proxy, upstream
 from .egress_names import check_spelling, check_whole, preset_hint
 from .egress_presets import PRESETS, known_domains
@@ -219,7 +219,7 @@ def _peers(where: str, value: object) -> Peers:
 def _special(value: object) -> tuple[str, ...]:
     if value is None:
         return (*SPECIAL4, *SPECIAL6)
-    return tuple(dict.fromkeys(str(network(where, item)) for where, item in _items("special_networks", value)))
+    return tuple(dict.fromkeys(cidr(network(where, item)) for where, item in _items("special_networks", value)))
 
 
 def _check_inside(declaration: Declaration) -> None:

@@ -164,6 +164,14 @@ def network(where: str, value: object) -> Net:
     return found
 
 
+def cidr(net: Net) -> str:
+    """Return a network as text, the same on every Python: newer ones write ::ffff:0:0/96 with dots."""
+    if net.version == 4 or "." not in str(net):
+        return str(net)
+    high, low = divmod(int(net.network_address) & 0xFFFFFFFF, 0x10000)
+    return f"::ffff:{high:x}:{low:x}/{net.prefixlen}"
+
+
 def ports(where: str, value: object) -> Ports:
     """Return ranges of ports from 443, "443,8000-8100", a list of such, or "any", which is none."""
     items = list(value) if isinstance(value, (list, tuple)) else [value]

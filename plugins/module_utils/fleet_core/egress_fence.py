@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .egress import Declaration, Peers, Policy
-from .egress_entries import Entry, Net, network
+from .egress_entries import Entry, Net, cidr, network
 from .egress_live import Live
 from .egress_names import covered, widest
 from .egress_presets import preset_entries
@@ -219,14 +219,16 @@ def _slot_order(slot: Slot) -> tuple[bool, int, str, Ports]:
 
 
 def _without(whole: Net, special: Iterable[Net], closed: Iterable[Net]) -> list[Net]:
-    """Return a network without the special ones that it is wider than, and without those that are closed.
+    """Return a network without the special ones that it is wider than; nothing if it is closed.
 
     What lies in a special network, or is one, has been named on purpose.
     """
-    cut = [other for other in special if other != whole and _inside(other, whole)]
+    if any(_inside(whole, other) for other in closed):
+        return []
     parts = [whole]
-    for hole in (*cut, *closed):
-        parts = [rest for part in parts for rest in _minus(part, hole)]
+    for hole in special:
+        if hole != whole and _inside(hole, whole):
+            parts = [rest for part in parts for rest in _minus(part, hole)]
     return parts
 
 
@@ -242,7 +244,7 @@ def _inside(small: Net, large: Net) -> bool:
 
 def _texts(nets: Iterable[Net], version: int) -> tuple[str, ...]:
     of_family: list[Any] = [net for net in nets if net.version == version]
-    return tuple(str(net) for net in ipaddress.collapse_addresses(of_family))
+    return tuple(cidr(net) for net in ipaddress.collapse_addresses(of_family))
 
 
 def _special(declaration: Declaration) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -268,16 +270,19 @@ def _with_peers(guests: Sequence[Guest], policies: Mapping[str, Effective]) -> t
             return bool(guest.project) and guest.project == other.project
         return other.name in policy.peers
 
-    by_bridge: dict[str, list[Guest]] = {}
+    by_name = {(guest.bridge, guest.name): guest for guest in guests}
+    by_project: dict[tuple[str, str], list[Guest]] = {}
     for guest in guests:
-        by_bridge.setdefault(guest.bridge, []).append(guest)
+        by_project.setdefault((guest.bridge, guest.project), []).append(guest)
     found = []
     for guest in guests:
-        if policies[guest.scope].peers == "none":
-            found.append(replace(guest, peers=()))
-            continue
-        others = [other for other in by_bridge[guest.bridge] if other.name != guest.name]
-        mutual = (other.name for other in others if wants(guest, other) and wants(other, guest))
+        named = policies[guest.scope].peers
+        if named == "project":
+            others: Iterable[Guest] = by_project[guest.bridge, guest.project]
+        else:
+            names = () if isinstance(named, str) else named
+            others = [by_name[guest.bridge, name] for name in names if (guest.bridge, name) in by_name]
+        mutual = {other.name for other in others if wants(guest, other) and wants(other, guest)} - {guest.name}
         found.append(replace(guest, peers=tuple(sorted(mutual))))
     return tuple(found)
 

@@ -14,6 +14,7 @@ from .names import describe, nearest
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _LONGEST = 253
+_SHORT = 7  # shorter names are alike without anybody's slip
 # IDNA 2003 maps these to others, IDNA 2008 does not: the two make different domains of them (RFC 5894, 7.2).
 _DEVIATIONS = frozenset("\u00df\u03c2\u200c\u200d")
 
@@ -80,15 +81,16 @@ def check_spelling(where: str, name: str, known: Iterable[str]) -> str:
 
     A slip is a letter too many, too few, another or two that have changed places. Raises InvalidInput.
     """
-    if len(name) >= 7:
-        known = tuple(known)
-        if not any(covers(other, name) for other in known):
-            for other in known:
-                if _one_slip(name, other):
-                    raise InvalidInput(
-                        f'{where}: "{name}" is spelt almost like "{other}", did you mean that? '
-                        f"If not, give {{domain: {name}, force: true}}"
-                    )
+    known = sorted(known)
+    if covered(name, known):
+        return name
+    for other in known:
+        tail = ".".join(name.split(".")[-other.count(".") - 1 :])
+        if len(tail) >= _SHORT and _one_slip(tail, other):
+            raise InvalidInput(
+                f'{where}: "{tail}" is spelt almost like "{other}", did you mean that? '
+                f"If not, give {{domain: {name}, force: true}}"
+            )
     return name
 
 
