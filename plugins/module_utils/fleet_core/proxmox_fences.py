@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .egress_networks import without
 from .errors import InvalidInput
 from .fences import METADATA4, METADATA6, Fence, Grant, Guest, Ports, Scope
 
@@ -145,21 +146,15 @@ def group_name(scope: str) -> str:
 
 def _guests(fence: Fence) -> Iterator[tuple[str, Guarded]]:
     dhcp = {bridge.name: bridge.dhcp for bridge in fence.bridges}
-    by_name: dict[str, list[Guest]] = {}
+    cards: dict[str, list[Guest]] = {}
     for guest in fence.guests:
-        by_name.setdefault(guest.name, []).append(guest)
-    for name, cards in by_name.items():
-        peers = {address for guest in cards for peer in guest.peers for address in _addresses(by_name.get(peer, ()))}
-        yield (
-            name,
-            Guarded(
-                name,
-                group_name(cards[0].scope),
-                tuple(Card(guest.mac, tuple(_addresses([guest]))) for guest in cards),
-                tuple(sorted(peers)),
-                any(dhcp.get(guest.bridge, True) for guest in cards),
-            ),
-        )
+        cards.setdefault(guest.name, []).append(guest)
+    on_bridge = {(guest.bridge, guest.name): guest for guest in fence.guests}
+    for name, guests in cards.items():
+        others = [on_bridge[guest.bridge, peer] for guest in guests for peer in guest.peers]
+        own = tuple(Card(guest.mac, tuple(_addresses([guest]))) for guest in guests)
+        any_dhcp = any(dhcp.get(guest.bridge, True) for guest in guests)
+        yield name, Guarded(name, group_name(guests[0].scope), own, tuple(sorted(_addresses(others))), any_dhcp)
 
 
 def _addresses(guests: Iterable[Guest]) -> list[str]:
@@ -172,19 +167,13 @@ def _gateways(fence: Fence) -> list[str]:
 
 
 def _internet(fence: Fence, denied: Sequence[str]) -> dict[str, bool]:
-    """The entries of a set that is all but special networks, the guests' own and those that are denied."""
-    special = [*fence.special4, *fence.special6, *METADATA4, *METADATA6, *_bridged(fence), *denied]
+    """The entries of a set that is all but special networks and those that are denied."""
+    special = [*fence.special4, *fence.special6, *METADATA4, *METADATA6, *denied]
     everything = [ipaddress.ip_network(network) for network in _EVERYTHING]
     inside = [
         network for network in special if any(_overlap(ipaddress.ip_network(network, False), one) for one in everything)
     ]
     return {**dict.fromkeys(_EVERYTHING, False), **dict.fromkeys(map(_entry, inside), True)}
-
-
-def _bridged(fence: Fence) -> list[str]:
-    """The networks of the bridges."""
-    given = [address for bridge in fence.bridges for address in (bridge.address4, bridge.address6) if address]
-    return [str(ipaddress.ip_interface(address).network) for address in given]
 
 
 def _overlap(one: Any, other: Any) -> bool:
@@ -224,7 +213,7 @@ def _rules(
         comments[internet] = f"{MARK}: all but special networks and those that {scope.name} denies"
     yield from _outside(scope, f"+dc/{internet}", exact)
     for grant in scope.grants:
-        networks = _networks(fence, grant, denied)
+        networks = _networks(grant, scope)
         if networks:
             name = f"{PREFIX}to-{grant.key}"
             sets[name] = dict.fromkeys(networks, False)
@@ -282,31 +271,10 @@ def _port_texts(ports: Ports) -> list[str]:
     return [",".join(text) for text in texts]
 
 
-def _networks(fence: Fence, grant: Grant, denied: Iterable[str]) -> list[str]:
-    """What a grant opens by addresses: without what is denied, and without metadata and other guests, unless it names
-    those and nothing more."""
-    closed = [ipaddress.ip_network(network) for network in (*METADATA4, *METADATA6, *_bridged(fence))]
-    gone = [ipaddress.ip_network(network, strict=False) for network in denied]
-    found: list[Any] = []
-    for text in (*grant.networks4, *grant.networks6):
-        network = ipaddress.ip_network(text, strict=False)
-        wider = [one for one in closed if _overlap(network, one) and network.prefixlen < one.prefixlen]
-        found += _without([network], [*wider, *gone])
-    return [entry for network in sorted(set(found), key=str) for entry in _halves(network)]
-
-
-def _without(networks: Iterable[Any], gone: Iterable[Any]) -> list[Any]:
-    """Networks without others. Of two that overlap one contains the other."""
-    found = list(networks)
-    for one in gone:
-        rest: list[Any] = []
-        for network in found:
-            if not _overlap(network, one):
-                rest.append(network)
-            elif network.prefixlen < one.prefixlen:
-                rest += network.address_exclude(one)
-        found = rest
-    return found
+def _networks(grant: Grant, scope: Scope) -> list[str]:
+    """What a grant opens by addresses, without what its scope denies."""
+    found = [*without(grant.networks4, scope.denied4), *without(grant.networks6, scope.denied6)]
+    return [entry for network in found for entry in _halves(ipaddress.ip_network(network))]
 
 
 def _halves(network: Any) -> list[str]:
