@@ -28,13 +28,15 @@ _MAPPED = "::ffff:0:0/96"
 _OWN4, _OWN6 = ("0.0.0.0/8", "127.0.0.0/8"), ("::/127",)
 # Servers speak first there, or what is spoken is no TLS: no greeting could be looked at.
 PLAIN_PORTS = (21, 22, 25, 110, 143, 587, 3306, 5432, 6379, 9418)
+# What else is spoken there is HTTP, whose Host header would choose another site: no tunnel for it.
+WEB_PORTS = (80, 443, 8000, 8008, 8080, 8443, 8888)
 CONNECTIONS = 512  # of one guest at once
 NAMES_A_LINE = 20
 _VERSION = re.compile(r"^Squid Cache: Version (?P<major>\d+)\.(?P<minor>\d+)", re.MULTILINE)
 # URL-quoted where a guest chose the words, so that each line stays JSON.
 _LOG = (
     '{"time":%ts.%03tu,"source":"%>a","method":"%#rm","host":"%#>rd","port":"%>rP","sni":"%#ssl::>sni",'
-    '"verdict":"%Ss","status":%>Hs,"address":"%<a","received":%>st,"sent":%<st,"milliseconds":%tr}'
+    '"tls":"%ssl::bump_mode","verdict":"%Ss","status":%>Hs,"address":"%<a","received":%>st,"sent":%<st,"milliseconds":%tr}'
 )
 
 
@@ -152,6 +154,8 @@ def _silence() -> list[str]:
         "forwarded_for delete",
         "follow_x_forwarded_for deny all",
         "httpd_suppress_version_string on",
+        'url_rewrite_extras "%>a"',  # what it is unset looks up the names of guests
+        'store_id_extras "%>a"',
         *(f"request_header_access {name} deny all" for name in ("Via", "X-Forwarded-For", "Proxy-Authorization")),
         *(f"reply_header_access {name} deny all" for name in ("Via", "X-Cache", "X-Cache-Lookup")),
         "cachemgr_passwd disable all",
@@ -163,11 +167,11 @@ def _silence() -> list[str]:
 def _beginning() -> list[str]:
     return [
         "acl connect method CONNECT",
-        "acl plain proto HTTP",
+        "acl foreign proto FTP URN WHOIS HTTPS",
         f"acl crowd maxconn {CONNECTIONS}",
         "acl names_elsewhere port 53 853",
         "http_access deny manager",
-        "http_access deny !connect !plain",
+        "http_access deny foreign !connect",
         "http_access deny crowd",
     ]
 
@@ -182,26 +186,45 @@ def _scope(fence: Fence, scope: Scope) -> list[str]:
     lines = [f"# {scope.name}: {scope.mode}", *_acl(f"{ours} src", addresses)]
     if scope.denied_names:
         lines += [*_domains(f"{ours}_no", scope.denied_names), f"http_access deny {ours} {ours}_no"]
-    lines += _acl(f"{ours}_special dst", _closed(fence, scope))
-    for grant in scope.grants:
-        lines += _grant(fence, scope, grant, ours)
+    lines += _acl(f"{ours}_special dst", _closed(fence, scope, ()))
+    grants = [grant for grant in scope.grants if grant.protocol in ("tcp", "any")]
+    for grant in grants:
+        lines += _grant(fence, scope, grant)
+    lines += _leading(fence, scope, grants)
     if scope.mode == "open":
         lines.append(f"http_access allow {ours} !names_elsewhere !{ours}_special")
     return lines
 
 
-def _grant(fence: Fence, scope: Scope, grant: Grant, ours: str) -> list[str]:
-    if grant.protocol not in ("tcp", "any"):
-        return []
-    lines = _acl(f"p_{grant.key} port", _ranges(grant.ports)) if grant.ports else []
-    there = f" p_{grant.key}" if grant.ports else ""
+def _grant(fence: Fence, scope: Scope, grant: Grant) -> list[str]:
+    ours = f"s_{_digits(scope.name)}"
+    lines = _acl(f"p_{grant.key} port", _ranges(grant.ports))
     if grant.names:
         lines += _domains(f"n_{grant.key}", grant.names)
-        lines.append(f"http_access allow {ours} n_{grant.key}{there} !{ours}_special")
+        lines.append(f"http_access allow {ours} n_{grant.key}{_there(grant)} !{ours}_special")
     networks = _granted(fence, scope, grant)
     if networks:
         lines += _acl(f"a_{grant.key} dst -n", networks)
-        lines.append(f"http_access allow {ours} a_{grant.key}{there}")
+        lines.append(f"http_access allow {ours} a_{grant.key}{_there(grant)}")
+    return lines
+
+
+def _there(grant: Grant) -> str:
+    return f" p_{grant.key}" if grant.ports else ""
+
+
+def _leading(fence: Fence, scope: Scope, grants: list[Grant]) -> list[str]:
+    """An allowed name may lead to special addresses that a grant opens, on the ports of that grant."""
+    ours = f"s_{_digits(scope.name)}"
+    networks = {grant: _granted(fence, scope, grant) for grant in grants}
+    names = {name for grant in grants for name in grant.names}
+    if not names or not any(networks.values()):
+        return []
+    closed = _closed(fence, scope, [network for each in networks.values() for network in each])
+    lines = [*_domains(f"{ours}_names", names), *_acl(f"{ours}_closed dst", closed)]
+    for grant in (grant for grant in grants if networks[grant]):
+        lines += _acl(f"l_{grant.key} dst", networks[grant])
+        lines.append(f"http_access allow {ours} {ours}_names{_there(grant)} l_{grant.key} !{ours}_closed")
     return lines
 
 
@@ -224,14 +247,13 @@ def _without_metadata(networks: Iterable[str], metadata: Iterable[str]) -> list[
     return kept
 
 
-def _closed(fence: Fence, scope: Scope) -> list[str]:
-    """Return what the names of a scope must not lead to."""
+def _closed(fence: Fence, scope: Scope, granted: Iterable[str]) -> list[str]:
+    """Return what the names of a scope must not lead to, without what is granted."""
     own4, own6 = _own(fence)
-    tcp = [grant for grant in scope.grants if grant.protocol in ("tcp", "any")]
-    four = without((*fence.special4, *METADATA4), [one for grant in tcp for one in grant.networks4])
-    six = without((*fence.special6, *METADATA6), [one for grant in tcp for one in grant.networks6])
-    six = without([*six, *scope.denied6, *own6], [_MAPPED])
-    return [*reduced([*four, *scope.denied4, *own4]), *reduced(six)]
+    networks = [ipaddress.ip_network(network) for network in granted]
+    four = without((*fence.special4, *METADATA4), [str(one) for one in networks if one.version == 4])
+    six = without((*fence.special6, *METADATA6), [str(one) for one in networks if one.version == 6])
+    return [*reduced([*four, *scope.denied4, *own4]), *without([*six, *scope.denied6, *own6], [_MAPPED])]
 
 
 def _own(fence: Fence) -> tuple[list[str], list[str]]:
@@ -246,15 +268,18 @@ def _greetings(fence: Fence) -> list[str]:
     lines = [
         "acl greeting at_step SslBump1",
         f"acl no_greeting port {' '.join(map(str, PLAIN_PORTS))}",
-        "acl literal dstdom_regex -n ^[0-9.]+$ :",
-        "acl unnamed ssl::server_name --client-requested none",
+        "acl literal dst -n all",
+        f"acl web port {' '.join(map(str, WEB_PORTS))}",
+        "on_unsupported_protocol tunnel !web",
+        "on_unsupported_protocol respond all",
         "ssl_bump splice greeting no_greeting",
+        "ssl_bump splice greeting literal",
         "ssl_bump peek greeting",
     ]
     for name in sorted({name for scope in fence.scopes for name in _named(scope)}):
         word = _digits(name)
         lines += [f"acl c_{word} dstdomain -n .{name}", f"acl t_{word} ssl::server_name --client-requested .{name}"]
-    lines += ["ssl_bump splice literal unnamed", *(line for scope in fence.scopes for line in _greeted(fence, scope))]
+    lines += [line for scope in fence.scopes for line in _greeted(fence, scope)]
     return [*lines, "ssl_bump terminate all"]
 
 
