@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What follows from replacing one fence by another: whose connections to look at, which addresses to forget or keep.
+
+In doubt a guest has less than before: to look at its connections costs little, to overlook one that must end does not.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .fences import Fence, Grant, Guest, Ports, Scope, name_set
+
+_WIDTH = {"locked": 0, "strict": 1, "allowlist": 2, "open": 3}
+_ALL_PORTS: Ports = ((0, 65535),)
+
+Learned = Mapping[str, Iterable[str]]
+
+
+@dataclass(frozen=True)
+class Consequences:
+    """What is to be done once another fence is in force.
+
+    narrowed: guests, as they were, that may reach less than before. moved: guests whose names another resolver answers
+    now. forget: keys of grants that learned addresses of names that they no longer have. gone: sets of single names
+    that went, by the key of their grant.
+    """
+
+    narrowed: tuple[Guest, ...] = ()
+    moved: tuple[Guest, ...] = ()
+    forget: tuple[str, ...] = ()
+
+
+def consequences(old: Fence, new: Fence, now: int) -> Consequences:
+    """Return what follows from replacing old by new. now: seconds since the epoch."""
+    before, after = {scope.name: scope for scope in old.scopes}, {scope.name: scope for scope in new.scopes}
+    guests = {(guest.name, guest.bridge): guest for guest in new.guests}
+    shared = _shared(old) != _shared(new)
+    verdicts: dict[tuple[str, str], bool] = {}
+
+    def lesser(was: str, will: str) -> bool:
+        if (was, will) not in verdicts:
+            verdicts[was, will] = less(before.get(was), after.get(will), now)
+        return verdicts[was, will]
+
+    narrowed, moved = [], []
+    for guest in old.guests:
+        found = guests.get((guest.name, guest.bridge))
+        if (
+            found is None
+            or shared
+            or _identity(found) != _identity(guest)
+            or set(guest.peers) - set(found.peers)
+            or lesser(guest.scope, found.scope)
+        ):
+            narrowed.append(guest)
+        if found is None or _port(before, guest.scope) != _port(after, found.scope):
+            moved.append(guest)
+    forget = [key for name, scope in after.items() if name in before for key in _poorer(before[name], scope)]
+    return Consequences(tuple(narrowed), tuple(moved), tuple(forget))
+
+
+def _shared(fence: Fence) -> tuple[object, ...]:
+    """Return what is the same for all scopes, and whose changes may close something."""
+    return (
+        fence.proxy, fence.hub, fence.special4, fence.special6,
+        tuple((bridge.name, bridge.address4, bridge.address6) for bridge in fence.bridges),
+    )  # fmt: skip
+
+
+def _identity(guest: Guest) -> tuple[str, ...]:
+    return (guest.bridge, guest.mac, guest.address4, guest.address6, guest.port)
+
+
+def _port(scopes: Mapping[str, Scope], name: str) -> int:
+    return scopes[name].resolver_port if name in scopes else 0
+
+
+def less(old: Scope | None, new: Scope | None, now: int) -> bool:
+    """Tell whether guests that had the one scope may reach less with the other. What has ended is no loss."""
+    if old is None:
+        return False
+    if new is None or _WIDTH[new.mode] < _WIDTH[old.mode] or (old.hub and not new.hub):
+        return True
+    if old.mode == "locked":
+        return False
+    if not set(new.denied_names) <= set(old.denied_names):
+        return True
+    if not (_inside(new.denied4, old.denied4) and _inside(new.denied6, old.denied6)):
+        return True
+    lasting = [grant for grant in old.grants if not grant.until or grant.until > now]
+    return not all(_covered(grant, new.grants) for grant in lasting)
+
+
+def _covered(grant: Grant, others: Iterable[Grant]) -> bool:
+    wider = [other for other in others if _as_wide(other, grant)]
+    names = {name for other in wider for name in other.names}
+    return (
+        all(_below(name, names) for name in grant.names)
+        and _inside(grant.networks4, [network for other in wider for network in other.networks4])
+        and _inside(grant.networks6, [network for other in wider for network in other.networks6])
+    )
+
+
+def _as_wide(wide: Grant, narrow: Grant) -> bool:
+    """Tell whether one grant lets all through by protocol, ports and time that the other one lets through."""
+    ends = not wide.until or (narrow.until and wide.until >= narrow.until)
+    if wide.protocol not in ("any", narrow.protocol) or not ends:
+        return False
+    ports = wide.ports or _ALL_PORTS
+    return all(any(low <= first and last <= high for low, high in ports) for first, last in narrow.ports or _ALL_PORTS)
+
+
+def _inside(networks: Iterable[str], others: Iterable[str]) -> bool:
+    """Tell whether each network lies in one of the others."""
+    wide = set(others)
+    parsed = [ipaddress.ip_network(one) for one in wide]
+    for text in networks:
+        if text in wide:
+            continue
+        one = ipaddress.ip_network(text)
+        if not any(one.version == other.version and one.subnet_of(other) for other in parsed):  # type: ignore[arg-type]
+            return False
+    return True
+
+
+def _below(name: str, domains: Iterable[str]) -> bool:
+    """Tell whether a name is one of the domains, or below one."""
+    known = domains if isinstance(domains, (set, frozenset)) else set(domains)
+    return any(one in known for one in _parents(name))
+
+
+def _parents(name: str) -> list[str]:
+    """Return a name and all domains that it lies in, the widest last."""
+    parts = name.split(".")
+    return [".".join(parts[at:]) for at in range(len(parts))]
+
+
+def _poorer(old: Scope, new: Scope) -> list[str]:
+    """Return the keys of grants of both scopes that may have learned what they no longer open."""
+    denied = set(new.denied_names) - set(old.denied_names)
+    kept = {grant.key: grant for grant in new.grants}
+    found = []
+    for grant in old.grants:
+        if grant.key in kept and grant.names:
+            names = set(kept[grant.key].names)
+            went = not all(_below(name, names) for name in grant.names)
+            closed = any(_below(name, names) for name in denied) or any(_below(name, denied) for name in names)
+            if went or closed:
+                found.append(grant.key)
+    return found
+
+
+def forgotten(new: Fence, keys: Iterable[str], learned: Learned) -> dict[str, tuple[str, ...]]:
+    """Return what to take out of which sets, for grants that have fewer names, or more denied ones, than before.
+
+    What single names of a grant led to stays, if nothing below them is denied. What is old goes: nobody knows whose it
+    was.
+    """
+    wanted = set(keys)
+    found: dict[str, tuple[str, ...]] = {}
+    for scope in new.scopes:
+        denied = set(scope.denied_names)
+        above = {part for name in denied for part in _parents(name)}
+        for grant in scope.grants:
+            if grant.key not in wanted:
+                continue
+            for family in (4, 6):
+                kept: set[str] = set()
+                for name in grant.names:
+                    own = name_set(grant, name, family)
+                    if name in above or _below(name, denied):
+                        found[own] = tuple(learned.get(own, ()))
+                    else:
+                        kept |= set(learned.get(own, ()))
+                new_set, old_set = grant.set_name(family), grant.old_set_name(family)
+                found[new_set] = tuple(one for one in learned.get(new_set, ()) if one not in kept)
+                found[old_set] = tuple(learned.get(old_set, ()))
+    return {name: addresses for name, addresses in found.items() if addresses}
+
+
+def carried(old: Fence, new: Fence, learned: Learned) -> dict[str, tuple[str, ...]]:
+    """Return what to put into which sets of the new fence, so that a machine need not ask again for names it has asked.
+
+    A grant that is new in its scope gets what the same names led to in the scopes that its guests were in. learned: of
+    the old fence.
+    """
+    was = {(guest.name, guest.bridge): guest.scope for guest in old.guests}
+    before = {scope.name: scope for scope in old.scopes}
+    found: dict[str, tuple[str, ...]] = {}
+    for scope in new.scopes:
+        known = {grant.key for grant in before[scope.name].grants} if scope.name in before else set()
+        names = dict.fromkeys(
+            [scope.name, *(was.get((guest.name, guest.bridge), "") for guest in new.guests_of(scope.name))]
+        )
+        sources = [before[name] for name in names if name in before]
+        for grant in scope.grants:
+            if grant.names and grant.key not in known:
+                found.update(_inherited(grant, scope, sources, learned))
+    return {name: addresses for name, addresses in found.items() if addresses}
+
+
+def _inherited(grant: Grant, scope: Scope, sources: Iterable[Scope], learned: Learned) -> dict[str, tuple[str, ...]]:
+    denied = {part for name in scope.denied_names for part in _parents(name)}
+    clean = {name for name in grant.names if name not in denied}
+    found: dict[str, tuple[str, ...]] = {}
+    for family in (4, 6):
+        every: dict[str, None] = {}
+        for old in (grant for source in sources for grant in source.grants):
+            for name in old.names:
+                addresses = learned.get(name_set(old, name, family), ())
+                covering = next((one for one in _parents(name) if one in clean), "")
+                if covering and addresses:
+                    own = name_set(grant, covering, family)
+                    found[own] = tuple(dict.fromkeys([*found.get(own, ()), *addresses]))
+                    every.update(dict.fromkeys(addresses))
+            if old.names and all(_below(name, clean) for name in old.names):
+                every.update(dict.fromkeys(learned.get(old.old_set_name(family), ())))
+        found[grant.set_name(family)] = tuple(every)
+    return found

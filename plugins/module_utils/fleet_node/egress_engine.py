@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Putting a network policy in force on this host: planned first, applied second, one apply at a time.
+
+An apply writes a generation of files, lets the tool check them, makes them the ones that count, and loads them. Before
+the third step nothing has changed; after it, whatever is left undone is done by the next apply or by the watch. The
+kernel replaces its rules as a whole, so that at each moment it has the old ones or the new ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fleet_core import egress, egress_changes, egress_fence, egress_live
+    from fleet_core.changes import Change
+    from fleet_core.egress import Declaration
+    from fleet_core.egress_live import Live
+    from fleet_core.errors import FleetError, NotFound, Unavailable
+    from fleet_core.fences import Fence, Guest
+else:
+    try:
+        from ..fleet_core import egress, egress_changes, egress_fence, egress_live
+        from ..fleet_core.changes import Change
+        from ..fleet_core.egress import Declaration
+        from ..fleet_core.egress_live import Live
+        from ..fleet_core.errors import FleetError, NotFound, Unavailable
+        from ..fleet_core.fences import Fence, Guest
+    except ImportError:  # installed as a top-level package
+        from fleet_core import egress, egress_changes, egress_fence, egress_live
+        from fleet_core.changes import Change
+        from fleet_core.egress import Declaration
+        from fleet_core.egress_live import Live
+        from fleet_core.errors import FleetError, NotFound, Unavailable
+        from fleet_core.fences import Fence, Guest
+
+from . import egress_flows, egress_plans, egress_proxies, egress_services, egress_wanted
+from .egress_backends import Backend, backend
+from .egress_commands import find
+from .egress_plans import Planned
+from .egress_services import Services
+from .egress_store import EgressStore, Record
+from .egress_wanted import Wanted
+
+TOOLS = ("conntrack",)
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What is to be done once the rules are loaded. It is written down before, for a successor of a killed apply.
+
+    cut: addresses of guests that may reach less. moved: of those with another resolver. forget: keys of grants. retire:
+    the backend that is no longer used.
+    """
+
+    cut: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
+    forget: tuple[str, ...] = ()
+    retire: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"cut": list(self.cut), "moved": list(self.moved), "forget": list(self.forget), "retire": self.retire}
+
+
+@dataclass
+class Engine:
+    """The network policy of a host. All methods but plan need root in the network namespace of the bridges.
+
+    state_dir: as paths.state_dir takes it. now: the clock. upstreams: resolvers of this host. step: is told what was
+    just done, for tests that kill an apply.
+    """
+
+    state_dir: str | os.PathLike[str] | None = None
+    now: Callable[[], float] = time.time
+    upstreams: Callable[[], Sequence[str]] = egress_wanted.host_resolvers
+    step: Callable[[str], None] = field(default=lambda name: None)
+
+    def __post_init__(self) -> None:
+        self.store = EgressStore(self.state_dir)
+        self.services = Services(self.store.state_dir)
+
+    # What is
+
+    def fence(self) -> Fence | None:
+        """Return the fence that is applied, or None."""
+        return egress_wanted.recorded_fence(self.store.read())
+
+    def live(self) -> tuple[Live, ...]:
+        """Return the live changes that last."""
+        return egress_live.lasting(egress_wanted.recorded_live(self.store.read()), self._second())
+
+    # What will be
+
+    def plan(self, document: Mapping[str, Any], clear_live: bool = False) -> Planned:
+        """Return what apply() would change. Tools may be missing; without root, what the kernel has is not known."""
+        record = self.store.read()
+        wanted = self._declared(record, egress.parse(document), clear_live, exact=False)
+        return egress_plans.plan(record, wanted, self._drifted(record, wanted, exact=False), self._of_services(wanted))
+
+    def plan_live(self, add: Iterable[Live] = (), drop: Iterable[Live] = ()) -> Planned:
+        """Return what change() would change."""
+        record = self.store.read()
+        wanted = self._changed(record, add, drop, exact=False)
+        return egress_plans.plan(record, wanted, self._drifted(record, wanted, exact=False), self._of_services(wanted))
+
+    def plan_removal(self) -> Planned:
+        """Return what remove() would change."""
+        return egress_plans.removal(self.store.read(), self.store.folder.exists())
+
+    # Making it so
+
+    def apply(self, document: Mapping[str, Any], clear_live: bool = False) -> Planned:
+        """Put a document in force. Live changes go on, unless they are to be cleared."""
+        declaration = egress.parse(document)
+        with self.store.lock():
+            record = self.store.read()
+            return self._apply(record, self._declared(record, declaration, clear_live, exact=True))
+
+    def change(self, add: Iterable[Live] = (), drop: Iterable[Live] = ()) -> Planned:
+        """Add and take back live changes. Raises NotFound where no policy is in force."""
+        add, drop = tuple(add), tuple(drop)
+        with self.store.lock():
+            record = self.store.read()
+            return self._apply(record, self._changed(record, add, drop, exact=True))
+
+    def refresh(self) -> Planned:
+        """Put in force what time has changed, and repair what others have: what ended goes, what is missing is loaded.
+
+        An apply that was killed is finished.
+        """
+        with self.store.lock():
+            record = self.store.read()
+            if record.declared is None:
+                return Planned()
+            return self._apply(record, self._changed(record, (), (), exact=True))
+
+    def remove(self) -> Planned:
+        """Remove rules, processes and files. What the guests may do then is up to others."""
+        with self.store.lock():
+            record = self.store.read()
+            planned = egress_plans.removal(record, record.declared is not None)
+            self.services.remove()
+            self.step("services removed")
+            for name in ("nftables", "iptables"):
+                if planned.change.changed:
+                    self._retire(name, required=record.declared is not None and _backend_of(record) == name)
+            self.step("rules removed")
+            egress_proxies.remove(self.store)
+            self.store.remove()
+        return planned
+
+    # How
+
+    def _declared(self, record: Record, declaration: Declaration, clear_live: bool, exact: bool) -> Wanted:
+        now = self._second()
+        before = egress.parse(record.declared) if record.declared is not None else None
+        live = () if clear_live else egress_live.lasting(egress_wanted.recorded_live(record), now)
+        live = tuple(change for change in live if _has_scope(declaration, change.scope))
+        return self._work_out(record, egress_fence.settled(declaration, before, now), live, now, exact)
+
+    def _changed(self, record: Record, add: Iterable[Live], drop: Iterable[Live], exact: bool) -> Wanted:
+        if record.declared is None:
+            raise NotFound(
+                "network policy: none is in force here; apply one with the module autovibe.fleet.egress_policy"
+            )
+        now, gone = self._second(), set(drop)
+        live = tuple(one for one in egress_live.lasting(egress_wanted.recorded_live(record), now) if one not in gone)
+        for one in add:
+            live = egress_live.with_live(live, one)
+        return self._work_out(record, egress.parse(record.declared), live, now, exact)
+
+    def _work_out(
+        self, record: Record, declaration: Declaration, live: Sequence[Live], now: int, exact: bool
+    ) -> Wanted:
+        return egress_wanted.work_out(self.store, record, declaration, live, now, tuple(self.upstreams()), exact)
+
+    def _apply(self, record: Record, wanted: Wanted) -> Planned:
+        # What the services lack is known once the rules are in force: they do not wait for them.
+        old = egress_wanted.recorded_fence(record)
+        left = self._left(record, old, wanted)
+        drifted = self._drifted(record, wanted, exact=True)
+        planned = egress_plans.plan(record, wanted, drifted, Change(), unfinished=left is not None)
+        if planned.change.changed or left is not None:
+            for tool in TOOLS:
+                find(tool)
+            self._load(record, old, wanted, left or _Left())
+        served = self._serve(record, wanted, drifted)
+        if planned.change.changed or left is not None:
+            self._finish(wanted, left or _Left())
+        return planned.with_services(served)
+
+    def _left(self, record: Record, old: Fence | None, wanted: Wanted) -> _Left | None:
+        """Return what follows from the change, with what a killed apply has left; None if there is nothing."""
+        noted = self.store.unfinished()
+        retire = _backend_of(record) if record.declared is not None else ""
+        retire = "" if retire == wanted.declaration.backend else retire
+        found = egress_changes.Consequences()
+        if old is not None and old != wanted.fence:
+            found = egress_changes.consequences(old, wanted.fence, self._second())
+        elif old is None:  # what was in force, if anything, is not known
+            found = egress_changes.Consequences(narrowed=wanted.fence.guests)
+        left = _Left(
+            cut=_joined(_addresses(found.narrowed), noted.get("cut")),
+            moved=_joined(_addresses(found.moved), noted.get("moved")),
+            forget=_joined(found.forget, noted.get("forget")),
+            retire=retire or str(noted.get("retire") or "").replace(wanted.declaration.backend, ""),
+        )
+        return left if noted or left != _Left() else None
+
+    def _load(self, record: Record, old: Fence | None, wanted: Wanted, left: _Left) -> None:
+        rules = backend(wanted.declaration.backend)
+        egress_proxies.make_ready(self.store, wanted.fence)
+        folder = self.store.prepare(wanted.record)
+        self.step("prepared")
+        try:
+            rules.check(folder)
+        except FleetError:
+            self.store.clean()
+            raise
+        self.step("checked")
+        carried = self._carried(record, old, wanted)
+        self.store.begin(left.to_dict())
+        self.step("noted")
+        self.store.commit(folder.name)
+        self.step("committed")
+        try:
+            rules.load(self.store.applied, wanted.fence)
+        except FleetError:
+            self._go_back(record, old)
+            raise
+        self.step("loaded")
+        if carried:
+            rules.learn(carried)
+        if left.retire:
+            self._retire(left.retire)
+        self.step("retired")
+
+    def _carried(self, record: Record, old: Fence | None, wanted: Wanted) -> dict[str, tuple[str, ...]]:
+        """Return what machines have asked names for, for grants that are new to them."""
+        if old is None or old.scopes == wanted.fence.scopes:
+            return {}
+        with contextlib.suppress(FleetError):  # somebody may have removed all of it
+            learned = backend(_backend_of(record)).learned(old)
+            return egress_changes.carried(old, wanted.fence, learned)
+        return {}
+
+    def _go_back(self, record: Record, old: Fence | None) -> None:
+        """Let the generation before count again, and see to it that the kernel has its rules."""
+        self.store.uncommit(record.name)
+        if old is not None:
+            with contextlib.suppress(FleetError):
+                rules = backend(_backend_of(record))
+                if not rules.loaded(old):
+                    rules.load(self.store.applied, old)
+        self.store.finish()
+
+    def _serve(self, record: Record, wanted: Wanted, drifted: bool) -> Change:
+        try:
+            change = self.services.bring(wanted.items)
+        except Unavailable as error:
+            raise Unavailable(f"the rules are in force, but nothing answers names: {error.message}") from error
+        self.step("served")
+        again = (
+            [egress_services.PROXY] if record.files.get("squid.conf") != wanted.record.files.get("squid.conf") else []
+        )
+        if drifted:  # answers that dnsmasq remembers would not come into sets that are empty now
+            again += [one["id"] for one in wanted.items if one["id"].startswith(egress_services.DNS)]
+        if again and record.declared is not None:
+            self.services.hang_up(again)
+        return change
+
+    def _finish(self, wanted: Wanted, left: _Left) -> None:
+        rules = backend(wanted.declaration.backend)
+        if left.forget:
+            rules.forget(egress_changes.forgotten(wanted.fence, left.forget, rules.learned(wanted.fence)))
+        self.step("forgotten")
+        if left.cut or left.moved:
+            learned = rules.learned(wanted.fence)
+            egress_flows.cut(wanted.fence, learned, left.cut, left.moved, self._second())
+        self.step("cut")
+        self.store.finish()
+        self.step("finished")
+
+    def _drifted(self, record: Record, wanted: Wanted, exact: bool) -> bool:
+        """Tell whether the kernel has other rules than those that were applied. Not asked where none were."""
+        if record.declared is None:
+            return False
+        try:
+            old = egress_wanted.recorded_fence(record)
+            return old is not None and not backend(_backend_of(record)).loaded(old)
+        except FleetError:
+            if exact:
+                raise
+            return False
+
+    def _of_services(self, wanted: Wanted) -> Change:
+        """Return what would become of the processes; without fleetd, they would all be new."""
+        try:
+            return self.services.plan(wanted.items)
+        except Unavailable:
+            return Change(actions=tuple(f"start process {one['id']}" for one in wanted.items))
+
+    def _retire(self, name: str, required: bool = True) -> None:
+        try:
+            backend(name).remove()
+        except FleetError:
+            if required:
+                raise
+
+    def _second(self) -> int:
+        return int(self.now())
+
+
+def _backend_of(record: Record) -> str:
+    return str((record.declared or {}).get("backend") or "nftables")
+
+
+def _addresses(guests: Iterable[Guest]) -> tuple[str, ...]:
+    return tuple(one for guest in guests for one in (guest.address4, guest.address6) if one)
+
+
+def _joined(found: Iterable[str], noted: Any) -> tuple[str, ...]:
+    return tuple(sorted({*found, *(str(one) for one in noted or ())}))
+
+
+def _has_scope(declaration: Declaration, scope: str) -> bool:
+    """Tell whether a scope can still mean a machine: one that is gone takes its live changes along."""
+    kind, _dash, name = scope.partition("-")
+    if kind == "machine":
+        return any(guest.name == name for guest in declaration.machines)
+    if kind == "project":
+        return any(guest.project == name for guest in declaration.machines)
+    return True
+
+
+__all__ = ["Backend", "Engine", "Planned"]

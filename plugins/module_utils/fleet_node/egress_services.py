@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The processes beside the rules: resolvers, DHCP servers, the proxy, the watch. fleetd runs them.
+
+The rules do not depend on them: what does not run opens nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fleet_core.changes import Change, change_from_dict
+    from fleet_core.errors import FleetError, Unavailable
+else:
+    try:
+        from ..fleet_core.changes import Change, change_from_dict
+        from ..fleet_core.errors import FleetError, Unavailable
+    except ImportError:  # installed as a top-level package
+        from fleet_core.changes import Change, change_from_dict
+        from fleet_core.errors import FleetError, Unavailable
+
+from .client import Client
+
+DNS, DHCP, PROXY, WATCH = "egress-dns", "egress-dhcp", "egress-proxy", "egress-watch"
+# What becomes of a process when its configuration is another one.
+RESTART, HANGUP, NOTHING = "restart", "hangup", "nothing"
+_LONGEST_ID = 63
+_OURS = re.compile(rf"(?:{DNS}|{DHCP})-.+|{PROXY}|{WATCH}")
+_TIMEOUT = 60.0  # seconds
+_FOREVER = {"policy": "always", "delay": 0.5, "max_delay": 30, "burst": 0}
+
+Item = dict[str, Any]
+
+
+def process_id(kind: str, name: str = "") -> str:
+    """Return the id of a process. Of a name that is too long for one, the end is a hash."""
+    ident = f"{kind}-{name}" if name else kind
+    if len(ident) > _LONGEST_ID:
+        ident = f"{ident[: _LONGEST_ID - 11]}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    return ident
+
+
+def item(
+    ident: str,
+    label: str,
+    argv: Sequence[str],
+    text: str = "",
+    python: bool = False,
+    env: Mapping[str, str] | None = None,
+) -> Item:
+    """Return the declaration of a process.
+
+    argv: with fleetd's own Python before it if python. text: its configuration; another one means a restart.
+    """
+    names = [f"word{number}" for number in range(len(argv))]
+    words = [*(["${python}"] if python else []), *(f"${{{name}}}" for name in names)]
+    digest = {"FLEET_CONFIGURATION": hashlib.sha256(text.encode()).hexdigest()[:16]} if text else {}
+    return {
+        "id": ident,
+        "label": label,
+        # Quoted: a value stays one word whatever is in it.
+        "command": " ".join(f'"{word}"' for word in words),
+        "vars": {name: _literal(word) for name, word in zip(names, argv)},
+        "env": {**{key: _literal(value) for key, value in (env or {}).items()}, **digest},
+        "working_dir": "/",
+        "restart": dict(_FOREVER),
+        "stop_timeout": 5,
+    }
+
+
+def _literal(text: str) -> str:
+    return text.replace("%", "%%").replace("${", "$${")
+
+
+class Services:
+    """The processes of a fence, as the fleetd of a state folder knows them."""
+
+    def __init__(self, state_dir: str | os.PathLike[str]) -> None:
+        self.state_dir = Path(state_dir)
+
+    def call(self, method: str, /, **params: Any) -> Any:
+        """Return what fleetd answers. Raises its error, or Unavailable that says who starts it."""
+        with Client(self.state_dir) as client:
+            try:
+                return client.call(method, **params)
+            except Unavailable as error:
+                raise Unavailable(
+                    f"{error.message} (state_dir: {client.folder}; it runs the resolvers, the proxy and the watch of "
+                    "the network policy; the role autovibe.fleet.node installs and starts it)"
+                ) from error
+
+    def views(self) -> dict[str, Mapping[str, Any]]:
+        """Return our processes by their ids."""
+        found = self.call("processes.list")["processes"]
+        return {view["id"]: view for view in found if _OURS.fullmatch(view["id"])}
+
+    def plan(self, items: Sequence[Item]) -> Change:
+        """Return what bring() would do."""
+        kept = {one["id"] for one in items}
+        gone = [{"id": ident} for ident in self.views() if ident not in kept]
+        changes = []
+        if items:
+            changes.append(self.call("processes.plan", items=list(items), state="started"))
+        if gone:
+            changes.append(self.call("processes.plan", items=gone, state="absent"))
+        return _joined(change_from_dict(answer["change"]) for answer in changes)
+
+    def bring(self, items: Sequence[Item]) -> Change:
+        """Declare and start these processes, restart those whose declaration is another one, remove all others."""
+        kept = {one["id"] for one in items}
+        gone = [{"id": ident} for ident in self.views() if ident not in kept]
+        changes = []
+        # First what goes: it may hold a port that another one is to have.
+        if gone:
+            changes.append(self._apply(gone, "absent"))
+        if items:
+            changes.append(self._apply(items, "started"))
+        return _joined(changes)
+
+    def remove(self) -> Change:
+        """Stop and forget all of our processes. Without fleetd there are none."""
+        try:
+            return self.bring(())
+        except Unavailable:
+            return Change()
+
+    def hang_up(self, idents: Iterable[str]) -> None:
+        """Send SIGHUP to those that run: dnsmasq forgets what it knows, squid reads its configuration again."""
+        wanted = set(idents)
+        with contextlib.suppress(FleetError):
+            for ident, view in self.views().items():
+                if ident in wanted and int(view.get("pid") or 0) > 1:
+                    with contextlib.suppress(OSError):
+                        os.kill(int(view["pid"]), signal.SIGHUP)
+
+    def _apply(self, items: Sequence[Item], state: str) -> Change:
+        answer = self.call(
+            "processes.apply", items=list(items), state=state, wait=True, timeout=_TIMEOUT, again=state == "started"
+        )
+        return change_from_dict(answer["change"])
+
+
+def _joined(changes: Iterable[Change]) -> Change:
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+    actions: list[str] = []
+    for change in changes:
+        before.update(change.before)
+        after.update(change.after)
+        actions.extend(change.actions)
+    return Change(before, after, tuple(actions))

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The process egress-watch: it writes down what is denied, keeps time, and repairs what others change.
+
+Run by fleetd as `python -m fleet_node.egress_watch STATE_DIR`. The rules hold without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fleet_core import egress, egress_fence, egress_metrics
+    from fleet_core.egress_denials import Denial, Gathering, Roster, denial, logged
+    from fleet_core.errors import FleetError, InvalidInput
+    from fleet_core.fences import Fence
+else:
+    try:
+        from ..fleet_core import egress, egress_fence, egress_metrics
+        from ..fleet_core.egress_denials import Denial, Gathering, Roster, denial, logged
+        from ..fleet_core.errors import FleetError, InvalidInput
+        from ..fleet_core.fences import Fence
+    except ImportError:  # installed as a top-level package
+        from fleet_core import egress, egress_fence, egress_metrics
+        from fleet_core.egress_denials import Denial, Gathering, Roster, denial, logged
+        from fleet_core.errors import FleetError, InvalidInput
+        from fleet_core.fences import Fence
+
+from . import egress_denial_log, egress_nflog, egress_questions, egress_services, egress_wanted
+from .egress_backends import backend
+from .egress_engine import Engine
+from .egress_store import AGED, DENIALS, METRICS, NOTHING, Record
+
+GATHER, TICK, COUNT, RETRY = 1.0, 5.0, 15.0, 10.0  # seconds between writing, looking at the rules, counting, retrying
+AGE = 3600.0  # seconds after which what names led to is old
+
+
+class Watch:
+    """What the process knows. engine: of the state folder that it watches."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.store = engine.store
+        self.gathering = Gathering()
+        self.denials: Counter[tuple[str, str]] = Counter()
+        self.repairs = 0
+        self.record: Record = NOTHING
+        self.fence: Fence = Fence()
+        self.roster = Roster(self.fence)
+        self.loaded = True
+        self._reader: egress_nflog.Reader | None = None
+        self._questions = egress_questions.Questions(self.store)
+        self._names: dict[int, str] = {}
+        self._due: dict[str, float] = {}
+        self._said = ""
+        self._ending = False
+
+    def run(self) -> None:
+        """Watch until a signal ends it."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        while not self._ending:
+            for name, pause, work in self._chores():
+                if time.monotonic() >= self._due.get(name, 0.0):
+                    self._due[name] = time.monotonic() + pause
+                    self._try(work)
+            self._wait()
+        self._try(self._gathered)
+
+    def _chores(self) -> list[tuple[str, float, Any]]:
+        return [
+            ("open", RETRY, self._open),
+            ("gather", GATHER, self._gathered),
+            ("tick", TICK, self.tick),
+            ("count", COUNT, self._count),
+        ]
+
+    def _end(self, *_signal: Any) -> None:
+        self._ending = True
+
+    def _try(self, work: Any) -> None:
+        """Do something; what goes wrong is said once, and tried again later."""
+        try:
+            work()
+        except FleetError as error:
+            if error.message != self._said:
+                say(error.message)
+            self._said = error.message
+
+    def _wait(self) -> None:
+        pause = max(0.0, min(self._due.values()) - time.monotonic())
+        if self._reader is None:
+            time.sleep(min(pause, GATHER))
+            return
+        with contextlib.suppress(InterruptedError):
+            if select.select([self._reader], [], [], pause)[0]:
+                self._try(self._read)
+
+    # Denials
+
+    def _open(self) -> None:
+        self._look()
+        group = self.fence.log_group
+        if self._reader is not None and self._reader.group != group:
+            self._reader.close()
+            self._reader = None
+        if self._reader is None:
+            self._reader = egress_nflog.Reader(group)
+            say(f"reading what group {group} of the kernel's log tells")
+
+    def _read(self) -> None:
+        """Take in what the kernel has logged; a flood is left to its buffer after a while, so that chores get done."""
+        end = time.monotonic() + GATHER / 2
+        while self._reader is not None and time.monotonic() < end:
+            data = self._reader.read()
+            if data is None:
+                return
+            now = self.engine.now()
+            for found in logged(data):
+                if found.indev not in self._names or (found.physindev and found.physindev not in self._names):
+                    self._names = egress_nflog.interfaces()
+                one = denial(found, self._names, self.roster, now)
+                if one is not None:
+                    self._add(one)
+
+    def _add(self, one: Denial) -> None:
+        self.gathering.add(one)
+        self.denials[(one.machine or "unknown", one.reason)] += one.count
+
+    def _gathered(self) -> None:
+        """Write down the denials of the last second."""
+        self._look()
+        for one in self._questions.refused(self.fence, self.roster, self.engine.now()):
+            self._add(one)
+        taken = self.gathering.take()
+        if taken:
+            error = egress_denial_log.write(self.store.folder / DENIALS, taken)
+            if error:
+                say(f"{self.store.folder / DENIALS}: cannot be written: {error}")
+
+    # Time and others
+
+    def _look(self) -> None:
+        """Read what is applied if it is another generation than before."""
+        name = ""
+        with contextlib.suppress(OSError):
+            name = os.path.basename(os.readlink(self.store.applied))
+        if name != self.record.name:
+            self.record = self.store.read()
+            self.fence = egress_wanted.recorded_fence(self.record) or Fence()
+            self.roster = Roster(self.fence)
+
+    def tick(self) -> None:
+        """Put in force what time has changed, repair what others have changed, let old addresses end."""
+        self._look()
+        if self.record.declared is None:
+            return
+        self.loaded = backend(_backend_of(self.record)).loaded(self.fence)
+        why = self._reason()
+        if why:
+            planned = self.engine.refresh()
+            self.repairs += 0 if self.loaded else 1
+            if planned.change.changed:
+                say(f"{why}: {', '.join(planned.change.actions)}")
+            self.loaded = True
+            self._look()
+        self._age()
+
+    def _reason(self) -> str:
+        """Return why the policy has to be looked at, or an empty text."""
+        if not self.loaded:
+            return "the rules in the kernel are not those that were applied"
+        if self.store.unfinished():
+            return "an apply was interrupted"
+        now, then = int(self.engine.now()), int(self.record.basis.get("now") or 0)
+        try:
+            declaration = egress.parse(self.record.declared)
+            end = egress_fence.next_end(declaration, egress_wanted.recorded_live(self.record), then)
+        except InvalidInput:
+            return ""
+        if end and end <= now:
+            return "what was open for a time has ended"
+        if not declaration.resolvers and list(self.engine.upstreams()) != list(
+            self.record.basis.get("upstreams") or ()
+        ):
+            return "this host asks other resolvers"
+        return ""
+
+    def _age(self) -> None:
+        path = self.store.folder / AGED
+        now = time.time()
+        try:
+            age = now - os.stat(path).st_mtime
+        except FileNotFoundError:
+            self.store.put(AGED, "")
+            return
+        if 0 <= age < AGE:
+            return
+        with self.store.lock():
+            backend(_backend_of(self.record)).age(self.fence)
+            self.store.put(AGED, "")
+        ids = [egress_services.process_id(egress_services.DNS, scope.name) for scope in self.fence.scopes]
+        self.engine.services.hang_up(ids)
+
+    # Numbers
+
+    def _count(self) -> None:
+        self._look()
+        if self.record.declared is None:
+            return
+        rules = backend(_backend_of(self.record))
+        views = {}
+        with contextlib.suppress(FleetError):
+            views = self.engine.services.views()
+        numbers = egress_metrics.Numbers(
+            self.fence,
+            rules.counters(self.fence),
+            rules.learned(self.fence),
+            dict(self.denials),
+            {ident: view.get("status") == "running" for ident, view in views.items()},
+            live=len(self.record.live),
+            repairs=self.repairs,
+            lost=self._reader.lost if self._reader is not None else 0,
+            left_out=self.gathering.left_out,
+            applied=int(self.record.basis.get("now") or 0),
+            loaded=self.loaded,
+        )
+        self.store.put(METRICS, egress_metrics.render(egress_metrics.families(numbers)), 0o600)
+
+
+def _backend_of(record: Record) -> str:
+    return str((record.declared or {}).get("backend") or "nftables")
+
+
+def say(text: str) -> None:
+    """Tell what was done, in the log of the process."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    """Watch the state folder that the command line names."""
+    Watch(Engine(Path(sys.argv[1]) if len(sys.argv) > 1 else None)).run()
+
+
+if __name__ == "__main__":
+    main()
