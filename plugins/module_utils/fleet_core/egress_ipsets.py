@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Union
 
+from .egress_presets import DOH4, DOH6
 from .fences import METADATA4, METADATA6, Fence, Guest, Scope, name_set
 
 FAMILIES = (4, 6)
@@ -66,11 +67,13 @@ def address_sets(fence: Fence) -> tuple[AddressSet, ...]:
     for family in FAMILIES:
         everybody = addresses(fence.guests, family)
         found += [
-            _guests(guests_set(family), everybody, family),
+            _networks(local_set(family), local_networks(fence, family), family),
             _guests(allowed_set(family), everybody, family, counted=True),
             _guests(denied_set(family), everybody, family, counted=True),
+            _guests(passing_set(family), addresses(passing_guests(fence), family), family),
             _guests(hub_set(family), addresses(hub_guests(fence), family), family),
             _networks(special_set(family), fence.special4 if family == 4 else fence.special6, family),
+            _networks(doh_set(family), DOH4 if family == 4 else DOH6, family),
         ]
         found += (
             _guests(bridge_set(bridge.name, family), addresses(guests_on(fence, bridge.name), family), family)
@@ -153,10 +156,28 @@ def guests_on(fence: Fence, bridge: str) -> tuple[Guest, ...]:
     return tuple(guest for guest in fence.guests if guest.bridge == bridge)
 
 
+def local_networks(fence: Fence, family: int) -> tuple[str, ...]:
+    """Return the networks of the bridges, and the addresses of guests that are in none of them."""
+    bridges = (bridge.address4 if family == 4 else bridge.address6 for bridge in fence.bridges)
+    networks = [ipaddress.ip_interface(address).network for address in bridges if address]
+    others = (
+        address
+        for address in addresses(fence.guests, family)
+        if not any(ipaddress.ip_address(address) in network for network in networks)
+    )
+    return (*map(str, networks), *others)
+
+
 def hub_guests(fence: Fence) -> tuple[Guest, ...]:
     """Return the guests that may reach the hub: a scope that is locked closes it too."""
     opened = {scope.name for scope in fence.scopes if scope.hub and scope.mode != "locked"}
     return tuple(guest for guest in fence.guests if guest.scope in opened)
+
+
+def passing_guests(fence: Fence) -> tuple[Guest, ...]:
+    """Return the guests whose packets are forwarded at all: flows of others end when their scope's mode changes."""
+    passing = {scope.name for scope in fence.scopes if scope.mode in ("allowlist", "open")}
+    return tuple(guest for guest in fence.guests if guest.scope in passing)
 
 
 def closed_networks(scope: Scope, family: int) -> tuple[str, ...]:
@@ -205,9 +226,14 @@ def _mutual(one: Guest, other: Guest) -> bool:
 # How the sets are called
 
 
-def guests_set(family: int) -> str:
-    """All guests."""
-    return f"fleet_guests_{family}"
+def local_set(family: int) -> str:
+    """The networks of our bridges, where other guests are."""
+    return f"fleet_local_{family}"
+
+
+def doh_set(family: int) -> str:
+    """Who answers encrypted questions for names."""
+    return f"fleet_doh_{family}"
 
 
 def allowed_set(family: int) -> str:
@@ -218,6 +244,11 @@ def allowed_set(family: int) -> str:
 def denied_set(family: int) -> str:
     """All guests, with counters of what they were denied."""
     return f"fleet_denied_{family}"
+
+
+def passing_set(family: int) -> str:
+    """The guests whose packets are forwarded."""
+    return f"fleet_passing_{family}"
 
 
 def hub_set(family: int) -> str:

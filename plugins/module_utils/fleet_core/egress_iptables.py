@@ -80,15 +80,13 @@ def _filter(fence: Fence, family: int) -> list[str]:
         rules += _from_bridge(fence, bridge, family)
         rules += _from_bridge_to_host(bridge, family)
     rules += [
-        *_before_new(scopes, OUT, family, "src"),
-        *hub_rules(fence, OUT, family),
+        *_before_new(fence, scopes, OUT, family),
         *_dispatch(scopes, OUT, family, "src", Chain.NEW),
         f"-A {OUT} -g {SPOOF}",
-        *_before_new(scopes, IN, family, "dst"),
+        *_before_new(fence, scopes, IN, family),
         *_dispatch(scopes, IN, family, "dst", Chain.INBOUND),
         f"-A {IN} -j DROP",
-        *_before_new(scopes, HOST, family, "src"),
-        *hub_rules(fence, HOST, family),
+        *_before_new(fence, scopes, HOST, family),
         *_dispatch(scopes, HOST, family, "src", Chain.SERVICE),
         f"-A {HOST} -g {SPOOF}",
         *(rule for scope in scopes for rule in scope_rules(fence, scope, family)),
@@ -131,39 +129,35 @@ def _from_bridge_to_host(bridge: Bridge, family: int) -> list[str]:
         ports = "--sport 68 --dport 67" if family == 4 else "-s fe80::/10 --sport 546 --dport 547"
         rules.append(f"-A {chain} -p udp {ports} -j ACCEPT")
     rules.append(f"-A {chain} -m set ! --match-set {sets.bridge_set(bridge.name, family)} src -g {SPOOF}")
-    if own:
-        echo = "-p icmp --icmp-type 8" if family == 4 else "-p icmpv6 --icmpv6-type 128"
-        rules.append(f"-A {chain} -d {own} {echo} -j ACCEPT")
     return [*rules, f"-A {chain} -g {HOST}"]
 
 
-def _before_new(scopes: list[Scope], chain: str, family: int, way: str) -> list[str]:
-    """What is decided of packets of flows that exist: ended, invalid, closed meanwhile, established. way: src or dst,
-    where the guest is. What is related is errors only: no helper of conntrack opens anything."""
-    other = "dst" if way == "src" else "src"
-    known = f"-m set --match-set {sets.allowed_set(family)} {way} -j ACCEPT"
-    verdict = {OUT: Chain.FORWARD, HOST: Chain.INPUT}.get(chain)
+def _before_new(fence: Fence, scopes: list[Scope], chain: str, family: int) -> list[str]:
+    """What is decided before the policy of a scope: ended, invalid, the hub, closed meanwhile, established. What is
+    related is errors only: no helper of conntrack opens anything."""
+    way, other = ("dst", "src") if chain == IN else ("src", "dst")
     rules = [
         f"-A {chain} -m connmark --mark 0x{grant.mark:x} -m time --datestart {ends(grant.until)}"
-        + (f" -g {Chain.EXPIRED.of(scope)}" if verdict else " -j DROP")
+        + (" -j DROP" if chain == IN else f" -g {Chain.EXPIRED.of(scope)}")
         for scope in scopes
         for grant in scope.grants
-        if grant.mark
+        if grant.mark and chain != HOST
     ]
-    rules.append(f"-A {chain} -m conntrack --ctstate INVALID -j DROP")
+    rules += [f"-A {chain} -m conntrack --ctstate INVALID -j DROP", *hub_rules(fence, chain, family, way)]
+    known = f"-m set --match-set {sets.allowed_set(family)} {way} -j ACCEPT"
+    error = f"-A {chain} -p {'icmp' if family == 4 else 'icmpv6'} -m conntrack --ctstate RELATED"
+    if chain == HOST:
+        # Only answers to what this host began: all else is judged packet by packet, so that changes work at once.
+        return [*rules, f"-A {chain} -m conntrack --ctstate ESTABLISHED --ctdir REPLY {known}", f"{error} {known}"]
     rules += (
         f"-A {chain} -m set --match-set {sets.scope_set(scope.name, family)} {way}"
         f" -m set --match-set {sets.closed_set(scope.name, family)} {other}"
-        + (f" -g {verdict.of(scope)}" if verdict else " -j DROP")
+        + (" -j DROP" if chain == IN else f" -g {Chain.FORWARD.of(scope)}")
         for scope in scopes
         if sets.closed_networks(scope, family)
     )
-    error = "icmp" if family == 4 else "icmpv6"
-    return [
-        *rules,
-        f"-A {chain} -m conntrack --ctstate ESTABLISHED {known}",
-        f"-A {chain} -p {error} -m conntrack --ctstate RELATED {known}",
-    ]
+    passing = f"-m set --match-set {sets.passing_set(family)} {way} {known}"
+    return [*rules, f"-A {chain} -m conntrack --ctstate ESTABLISHED {passing}", f"{error} {passing}"]
 
 
 def _dispatch(scopes: list[Scope], chain: str, family: int, way: str, into: Chain) -> list[str]:

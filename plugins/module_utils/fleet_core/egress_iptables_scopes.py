@@ -16,7 +16,7 @@ MOST_PORTS = 15  # in one match of multiport, where a range counts twice
 LONGEST_PREFIX = 63  # characters that NFLOG takes
 # The time match knows no later moment (32 bits, signed): what ends later ends then.
 LAST_MOMENT = 2147483646
-DNS_PORTS = "53,853"  # of plain and of encrypted questions
+_PLAIN_DNS = (("-p tcp --dport 53", "dns"), ("-p udp --dport 53", "dns"))
 _EVERYTHING = {4: "icmp-admin-prohibited", 6: "icmp6-adm-prohibited"}
 
 
@@ -28,6 +28,7 @@ class Chain(Enum):
     FORWARD = "NO"  # forwarded, denied
     SAY = "SAY"  # why it is denied
     INPUT = "NOHOST"  # to this host, denied
+    SAY_HOST = "SAYHOST"  # why it is denied
     EXPIRED = "ENDED"  # of a grant that ended
     INBOUND = "NOIN"  # from elsewhere to guests, denied
 
@@ -51,13 +52,17 @@ def ends(until: int) -> str:
     return datetime.fromtimestamp(min(until, LAST_MOMENT), timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def hub_rules(fence: Fence, chain: str, family: int) -> list[str]:
-    """Let the guests whose scopes have it reach the hub, on this host or elsewhere."""
+def hub_rules(fence: Fence, chain: str, family: int, way: str) -> list[str]:
+    """Let the guests whose scopes have it reach the hub, on this host or elsewhere, and its answers reach them."""
+    guests = f"-m set --match-set {sets.hub_set(family)} {way}"
+    ports = _ports(tuple((port, port) for port in fence.hub.ports)) if fence.hub.ports else []
+    hubs = [(address, match) for address in _of_family(fence.hub.addresses, family) for match in ports]
+    if way == "src":
+        return [f"-A {chain} -d {address} -p tcp{match} {guests} -j {ALLOW}" for address, match in hubs]
+    known = f"-m conntrack --ctstate ESTABLISHED -m set --match-set {sets.allowed_set(family)} dst -j ACCEPT"
     return [
-        f"-A {chain} -d {address} -p tcp{match} -m set --match-set {sets.hub_set(family)} src -j {ALLOW}"
-        for address in _of_family(fence.hub.addresses, family)
-        for match in _ports(tuple((port, port) for port in fence.hub.ports))
-        if fence.hub.ports
+        f"-A {chain} -s {address} -p tcp{match.replace('--dport', '--sport')} {guests} {known}"
+        for address, match in hubs
     ]
 
 
@@ -78,7 +83,8 @@ def _new(fence: Fence, scope: Scope, family: int) -> list[str]:
     chain, denied = Chain.NEW.of(scope), Chain.FORWARD.of(scope)
     rules: list[str] = []
     if scope.mode in ("allowlist", "open"):
-        rules.append(f"-A {chain} -m set --match-set {sets.guests_set(family)} dst -g {denied}")
+        rules.append(f"-A {chain} -m set --match-set {sets.local_set(family)} dst -g {denied}")
+        rules += (f"-A {chain} -p {protocol} --dport 53 -g {denied}" for protocol in ("tcp", "udp"))
         for grant in scope.grants:
             rules += _opened(chain, grant, family, _fixed_sets(grant, family))
         # Names lead nowhere near: only a network that a grant names, above, opens what is special.
@@ -87,12 +93,14 @@ def _new(fence: Fence, scope: Scope, family: int) -> list[str]:
         for grant in scope.grants:
             rules += _opened(chain, grant, family, _learned_sets(grant, family))
     if scope.mode == "open":
-        rules += (
-            f"-A {chain} -p {protocol} -m multiport --dports {ports} -g {denied}"
-            for protocol, ports in (("tcp", DNS_PORTS), ("udp", f"{DNS_PORTS},443"))
-        )
-        rules.append(f"-A {chain} -j {ALLOW}")
+        rules += (f"-A {chain} {match} -g {denied}" for match in _other_names(family))
+        rules += [f"-A {chain} -p udp --dport 443 -g {denied}", f"-A {chain} -j {ALLOW}"]
     return [*rules, f"-A {chain} -g {denied}"]
+
+
+def _other_names(family: int) -> tuple[str, ...]:
+    """Return the matches of questions for names that are encrypted, by port and by who answers them."""
+    return ("-p tcp --dport 853", "-p udp --dport 853", f"-m set --match-set {sets.doh_set(family)} dst")
 
 
 def metadata(family: int) -> tuple[str, ...]:
@@ -112,22 +120,28 @@ def _learned_sets(grant: Grant, family: int) -> tuple[str, ...]:
 def _opened(chain: str, grant: Grant, family: int, places: Iterable[str]) -> Iterator[str]:
     """Let guests reach what is in some sets. What begins under a grant that ends is marked, to end with it."""
     until = f" -m time --datestop {ends(grant.until - 1)}" if grant.until else ""
-    for place in places:
-        for protocol in _protocols(grant, family):
-            match = f"-A {chain}{protocol} -m set --match-set {place} dst{until}"
-            if grant.mark:
-                yield f"{match} -j CONNMARK --set-mark 0x{grant.mark:x}"
-            yield f"{match} -g {ALLOW}"
+    for match in _reached(grant, family, places):
+        if grant.mark:
+            yield f"-A {chain} {match}{until} -j CONNMARK --set-mark 0x{grant.mark:x}"
+        yield f"-A {chain} {match}{until} -g {ALLOW}"
+
+
+def _reached(grant: Grant, family: int, places: Iterable[str]) -> list[str]:
+    return [f"{protocol}-m set --match-set {place} dst" for place in places for protocol in _protocols(grant, family)]
 
 
 def _protocols(grant: Grant, family: int) -> list[str]:
     """Return the matches of protocol and ports. Any protocol on some ports means those that have ports."""
     if grant.protocol == "icmp":
-        return [" -p icmp --icmp-type 8" if family == 4 else " -p icmpv6 --icmpv6-type 128"]
+        return [f"{_echo(family)} "]
     if grant.protocol == "any" and not grant.ports:
         return [""]
     named = ("tcp", "udp") if grant.protocol == "any" else (grant.protocol,)
-    return [f" -p {protocol}{match}" for protocol in named for match in _ports(grant.ports)]
+    return [f"-p {protocol}{match} " for protocol in named for match in _ports(grant.ports)]
+
+
+def _echo(family: int) -> str:
+    return "-p icmp --icmp-type 8" if family == 4 else "-p icmpv6 --icmpv6-type 128"
 
 
 def _ports(ports: Ports) -> list[str]:
@@ -153,54 +167,73 @@ def _range(ports: tuple[int, int]) -> str:
 
 
 def _services(fence: Fence, scope: Scope, family: int) -> list[str]:
-    """What guests may use on this host: their resolver and the proxy, on the address of their own bridge only."""
+    """What guests may use on this host, on the address of their own bridge only: echo, their resolver, the proxy."""
     chain = Chain.SERVICE.of(scope)
-    rules = []
+    rules: list[str] = []
     for bridge in fence.bridges:
         own = gateway(bridge, family)
         here = any(guest.bridge == bridge.name for guest in fence.guests_of(scope.name))
         if own and here and scope.mode != "locked":
             to = f"-A {chain} -i {bridge.name} -d {own}"
+            rules.append(f"{to} {_echo(family)} -g {ALLOW}")
             if scope.resolver_port:
                 rules += (f"{to} -p {protocol} --dport {scope.resolver_port} -g {ALLOW}" for protocol in ("udp", "tcp"))
             if fence.proxy.kind:
                 rules.append(f"{to} -p tcp --dport {fence.proxy.port} -g {ALLOW}")
-    return [*rules, f"-A {chain} -g {Chain.INPUT.of(scope)}"]
+    noise = (f"-A {chain} -m pkttype --pkt-type {kind} -j DROP" for kind in ("broadcast", "multicast"))
+    return [*rules, *noise, f"-A {chain} -g {Chain.INPUT.of(scope)}"]
 
 
 def _denials(fence: Fence, scope: Scope, family: int) -> list[str]:
-    guests = f"-m set --match-set {sets.guests_set(family)} dst"
     forward, say = Chain.FORWARD.of(scope), Chain.SAY.of(scope)
     rules = [
         _count(forward, family, "src"),
         *_limited(fence, forward, f"-j {say}"),
         *(f"-A {forward} -d {network} -j DROP" for network in metadata(family)),
-        f"-A {forward} {guests} -j DROP",
         *_refuse(forward, family),
     ]
-    if fence.log_rate:
-        reasons = [
-            *((f"-d {network}", "metadata") for network in metadata(family)),
-            (guests, "peer"),
-            *((f"-p {protocol} -m multiport --dports {DNS_PORTS}", "dns") for protocol in ("tcp", "udp")),
-        ]
-        if sets.closed_networks(scope, family):
-            reasons.append((f"-m set --match-set {sets.closed_set(scope.name, family)} dst", "denied"))
-        for match, reason in reasons:
-            rules += [f"-A {say} {match} {_log(fence, reason, scope)}", f"-A {say} {match} -j RETURN"]
-        rules.append(f"-A {say} {_log(fence, 'forward', scope)}")
     host, inbound = Chain.INPUT.of(scope), Chain.INBOUND.of(scope)
-    rules += [_count(host, family, "src"), *_limited(fence, host, _log(fence, "input", scope)), *_refuse(host, family)]
     rules += [
+        _count(host, family, "src"),
+        *_limited(fence, host, f"-j {Chain.SAY_HOST.of(scope)}"),
+        *_refuse(host, family),
         _count(inbound, family, "dst"),
         *_limited(fence, inbound, _log(fence, "inbound", scope)),
         f"-A {inbound} -j DROP",
     ]
+    if fence.log_rate:
+        rules += _said(fence, scope, Chain.SAY, (*_reasons(scope, family), ("", "forward")))
+        rules += _said(fence, scope, Chain.SAY_HOST, (*_PLAIN_DNS, ("", "input")))
     if any(grant.mark for grant in scope.grants):
         ended = Chain.EXPIRED.of(scope)
         rules += [_count(ended, family, "src"), *_limited(fence, ended, _log(fence, "expired", scope))]
         rules += _refuse(ended, family)
     return rules
+
+
+def _said(fence: Fence, scope: Scope, chain: Chain, reasons: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Log the first of some reasons that matches. A match is empty for all."""
+    for match, reason in reasons:
+        begin = f"-A {chain.of(scope)}{match and ' '}{match}"
+        yield f"{begin} {_log(fence, reason, scope)}"
+        yield f"{begin} -j RETURN"
+
+
+def _reasons(scope: Scope, family: int) -> Iterator[tuple[str, str]]:
+    """Yield why something that is forwarded is denied: match, word. What none of them matches is denied as such."""
+    yield f"-m set --match-set {sets.local_set(family)} dst", "peer"
+    yield from _PLAIN_DNS
+    if sets.closed_networks(scope, family):
+        yield f"-m set --match-set {sets.closed_set(scope.name, family)} dst", "denied"
+    for network in metadata(family):
+        yield f"-d {network}", "metadata"
+    for grant in scope.grants:
+        if grant.until:
+            ended = f"-m time --datestart {ends(grant.until)}"
+            for match in _reached(grant, family, (*_fixed_sets(grant, family), *_learned_sets(grant, family))):
+                yield f"{match} {ended}", "expired"
+    if scope.mode == "open":
+        yield from ((match, "dns") for match in _other_names(family))
 
 
 def _count(chain: str, family: int, way: str) -> str:
