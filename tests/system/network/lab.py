@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.system.network import internet
-from tests.system.network.namespaces import Namespace, Namespaces, command
+from tests.system.network.namespaces import Namespace, NamespaceError, Namespaces, command
 
 from fleet_core.fences import Bridge, Fence, Guest, Scope
 
@@ -34,7 +34,7 @@ UPLINK4, UPLINK6 = ("11.0.0.2/24", "11.0.0.1"), ("2fff::2/64", "2fff::1")  # the
 UPSTREAMS = (internet.HOSTS["resolver"][0],)
 
 # What listens on the gateway and is no machine's business; what listens on every machine.
-GATEWAY_TCP, GATEWAY_UDP = (22, 8006, 5900), (161, 5000)
+GATEWAY_TCP, GATEWAY_UDP, GATEWAY_HTTP = (22, 8006, 5900), (161, 5000), (80,)
 GUEST_TCP, GUEST_UDP = (8080,), (5000,)
 
 
@@ -95,13 +95,16 @@ class Internet:
 
 
 class Lab:
-    """All of it. folder: scratch space; certificate: of every name, self-signed."""
+    """All of it. folder: scratch space. local_metadata: where the gateway itself serves credentials."""
+
+    local_metadata = "169.254.170.2"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.namespaces = Namespaces()
         self.gateway = self.namespaces.add("gateway")
         self.internet = Internet(self.namespaces.add("internet"))
+        self._stranger: Namespace | None = None
         self.machines = {guest.name: Machine(guest, self.namespaces.add(guest.name)) for guest in GUESTS}
 
     @classmethod
@@ -114,6 +117,7 @@ class Lab:
             lab._connect()
             lab.namespaces.prove_closed()
             lab._serve(sniff)
+            lab._meet()
             yield lab
         finally:
             lab.namespaces.remove()
@@ -147,6 +151,15 @@ class Lab:
             **values,
         }
 
+    def stranger(self) -> Namespace:
+        """A machine on a port of fleet0 that no policy knows, with no address."""
+        if self._stranger is None:
+            self._stranger = self.namespaces.add("stranger")
+            self.namespaces.connect(self.gateway, "tap-stranger", self._stranger, "eth0")
+            self.gateway.ip("link set tap-stranger master fleet0", "link set tap-stranger up")
+            self._stranger.ip("link set eth0 address 52:54:00:00:01:77", "link set eth0 up")
+        return self._stranger
+
     # -- making -------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
@@ -161,6 +174,7 @@ class Lab:
             f"addr add {UPLINK4[0]} dev uplink",
             f"addr add {UPLINK6[0]} dev uplink nodad",
             "link set uplink up",
+            f"addr add {self.local_metadata} dev lo",
         )
         outside.ip(
             f"addr add {UPLINK4[1]}/24 dev eth0",
@@ -181,7 +195,8 @@ class Lab:
 
     def _bridge(self, bridge: Bridge) -> None:
         self.gateway.ip(
-            f"link add name {bridge.name} type bridge stp_state 0 forward_delay 0",
+            f"link add name {bridge.name} address 52:54:00:00:00:0{BRIDGES.index(bridge)} type bridge "
+            "stp_state 0 forward_delay 0",
             f"addr add {bridge.address4} dev {bridge.name}",
             f"addr add {bridge.address6} dev {bridge.name} nodad",
             f"link set {bridge.name} up",
@@ -208,7 +223,7 @@ class Lab:
         own = [address.partition("/")[0] for b in BRIDGES for address in (b.address4, b.address6)]
         waiting = [
             self.internet.namespace.agent.begin("serve", **internet.settings(str(certificate))),
-            self.gateway.agent.begin("serve", echo=GATEWAY_TCP, udp=GATEWAY_UDP, addresses=own),
+            self.gateway.agent.begin("serve", echo=GATEWAY_TCP, http=GATEWAY_HTTP, udp=GATEWAY_UDP, addresses=own),
         ]
         for machine in self.machines.values():
             both = [machine.guest.address4, machine.guest.address6]
@@ -217,6 +232,16 @@ class Lab:
             waiting += [n.agent.begin("sniff", interface="eth0") for n in self.namespaces if n is not self.gateway]
         for future in waiting:
             future.result(timeout=60)
+
+    def _meet(self) -> None:
+        """Let neighbours know each other, so that nobody's first packet waits, or is dropped, for an address."""
+        waiting = [
+            machine.begin("ping", address=address, timeout=5)
+            for machine in self.machines.values()
+            for address in (UPLINK4[1], UPLINK6[1])
+        ]
+        if not all(future.result(timeout=30)["outcome"] == "open" for future in waiting):
+            raise NamespaceError("the lab's machines do not reach its internet")
 
 
 def _bridge_switches() -> dict[str, int]:

@@ -23,7 +23,10 @@ class Sniffer:
 
     def _read(self) -> None:
         while True:
-            frame, address = self._socket.recvfrom(2048)
+            try:
+                frame, address = self._socket.recvfrom(2048)
+            except OSError:  # the interface went away: the lab ends
+                return
             if address[2] != PACKET_OUTGOING:
                 self._frames.append(frame)
 
