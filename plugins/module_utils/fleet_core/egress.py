@@ -90,19 +90,22 @@ def parse(document: object) -> Declaration:
     data = _given("egress", document, KEYS)
     bridges = networks(data.get("networks", ()))
     guests = machines(data.get("machines", ()), bridges)
+    the_hub = hub(data.get("hub", {}))
+    check_hosts(bridges, guests, the_hub)
     found = Declaration(
         backend=one_of("backend", data.get("backend", "nftables"), BACKENDS),
         networks=bridges,
         machines=guests,
         policies=_policies(data.get("policies", {}), guests),
-        hub=hub(data.get("hub", {})),
+        hub=the_hub,
         proxy=proxy(data.get("proxy", {})),
         resolvers=tuple(upstream(where, item) for where, item in _items("resolvers", data.get("resolvers", ()))),
         special_networks=_special(data.get("special_networks")),
         log_rate=as_int("log_rate", data.get("log_rate", 10), 1, 10000),
     )
-    check_hosts(found.networks, found.machines, found.hub)
-    _check_inside(found)
+    for scope, given in found.policies.items():
+        for item in given.allow:
+            check_outside(found, f"policies: {scope}", item)
     return found
 
 
@@ -178,6 +181,21 @@ def allowed(where: str, value: object) -> Entry:
     return found
 
 
+def check_outside(declaration: Declaration, where: str, item: Entry) -> None:
+    """Raise InvalidInput for an entry in a bridge's network: machines reach each other as peers only."""
+    if item.kind != "network":
+        return
+    found = ipaddress.ip_network(item.value)
+    for bridge in declaration.networks:
+        for own in filter(None, (bridge.address4, bridge.address6)):
+            whole = ipaddress.ip_interface(own).network
+            if found.version == whole.version and found.subnet_of(whole):  # type: ignore[arg-type]
+                raise InvalidInput(
+                    f"{where}: {item.target} lies in network {bridge.name}, whose machines are reached as peers only "
+                    "and whose gateway not at all"
+                )
+
+
 def one_of(where: str, value: object, known: tuple[str, ...]) -> str:
     """Return one of the known words. Raises InvalidInput with the nearest."""
     word = as_text(where, value).strip()
@@ -220,27 +238,6 @@ def _special(value: object) -> tuple[str, ...]:
     if value is None:
         return (*SPECIAL4, *SPECIAL6)
     return tuple(dict.fromkeys(cidr(network(where, item)) for where, item in _items("special_networks", value)))
-
-
-def _check_inside(declaration: Declaration) -> None:
-    """Raise InvalidInput for entries that lie in a bridge's network: machines reach each other as peers only."""
-    inside = [
-        (bridge.name, ipaddress.ip_interface(address).network)
-        for bridge in declaration.networks
-        for address in (bridge.address4, bridge.address6)
-        if address
-    ]
-    for scope, given in declaration.policies.items():
-        for item in given.allow:
-            if item.kind != "network":
-                continue
-            found = network(scope, item.value)
-            for name, whole in inside:
-                if found.version == whole.version and found.subnet_of(whole):  # type: ignore[arg-type]
-                    raise InvalidInput(
-                        f"policies: {scope}: {item.target} lies in network {name}, whose machines are reached as peers "
-                        "only, and whose gateway not at all"
-                    )
 
 
 def _given(where: str, value: object, known: tuple[str, ...]) -> dict[str, Any]:

@@ -223,8 +223,9 @@ def _opening(where: str, data: Mapping[str, Any]) -> Entry:
         return _timed(where, Entry(kind, target, protocol), data)
     if given is None:
         if kind != "domain" or protocol != "tcp":
+            shown = Entry(kind, target).target
             raise InvalidInput(
-                f"{where}: expected ports with {target}, such as {_example(target, protocol)}; all are ':any'"
+                f'{where}: expected ports with {shown}, such as {_example(shown, protocol)}; ":any" are all'
             )
         return _timed(where, Entry(kind, target, protocol, DEFAULT_PORTS), data)
     return _timed(where, Entry(kind, target, protocol, ports(f"{where}: ports", given)), data)

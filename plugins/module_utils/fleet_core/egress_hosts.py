@@ -36,7 +36,9 @@ def networks(value: object) -> tuple[Bridge, ...]:
             raise InvalidInput(f"{where}: expected address or address6, the bridge's own with its prefix length")
         nat, dhcp = (as_bool(f"{where}: {key}", data.get(key, True)) for key in ("nat", "dhcp"))
         found.append(Bridge(name, address4, address6, nat, dhcp))
-    return tuple(sorted(found, key=lambda bridge: bridge.name))
+    found.sort(key=lambda bridge: bridge.name)
+    _check_apart(found)
+    return tuple(found)
 
 
 def machines(value: object, bridges: Iterable[Bridge]) -> tuple[Guest, ...]:
@@ -68,7 +70,7 @@ def machines(value: object, bridges: Iterable[Bridge]) -> tuple[Guest, ...]:
 
 
 def check_hosts(bridges: Iterable[Bridge], guests: Iterable[Guest], its_hub: Hub) -> None:
-    """Raise InvalidInput for names, networks, addresses, cards and ports that stand twice."""
+    """Raise InvalidInput for machines, addresses, cards and ports that stand twice."""
     seen: dict[tuple[str, str], str] = {}
 
     def once(kind: str, value: str, owner: str) -> None:
@@ -76,18 +78,9 @@ def check_hosts(bridges: Iterable[Bridge], guests: Iterable[Guest], its_hub: Hub
             raise InvalidInput(f"{kind} {value}: {seen[kind, value]} and {owner} both have it")
 
     projects: dict[str, Guest] = {}
-    wholes: list[tuple[Interface, str]] = []
-    for number, bridge in enumerate(bridges):
-        once("network", bridge.name, f"networks[{number}]")
-        for text in filter(None, (bridge.address4, bridge.address6)):
-            found = ipaddress.ip_interface(text)
-            for other, name in wholes:
-                if other.version == found.version and other.network.overlaps(found.network):
-                    raise InvalidInput(
-                        f"networks {name} and {bridge.name}: {other.network} and {found.network} overlap"
-                    )
-            wholes.append((found, bridge.name))
-            once("address", str(found.ip), f"network {bridge.name}")
+    for bridge in bridges:
+        for own in (bridge.address4, bridge.address6):
+            once("address", own.partition("/")[0], f"network {bridge.name}")
     for address in its_hub.addresses:
         once("address", address, "the hub")
     cards: set[tuple[str, str]] = set()
@@ -146,6 +139,22 @@ def address(where: str, value: object) -> Address:
     if found is None or found.is_multicast or found.is_unspecified or getattr(found, "ipv4_mapped", None):
         raise InvalidInput(f"{where}: expected the address of a host, found {describe(value)}")
     return found
+
+
+def _check_apart(bridges: Iterable[Bridge]) -> None:
+    names: set[str] = set()
+    wholes: list[tuple[Interface, str]] = []
+    for bridge in bridges:
+        if bridge.name in names:
+            raise InvalidInput(f'network "{bridge.name}": stands twice')
+        names.add(bridge.name)
+        for found in map(ipaddress.ip_interface, filter(None, (bridge.address4, bridge.address6))):
+            for other, name in wholes:
+                if other.version == found.version and other.network.overlaps(found.network):
+                    raise InvalidInput(
+                        f"networks {name} and {bridge.name}: {other.network} and {found.network} overlap"
+                    )
+            wholes.append((found, bridge.name))
 
 
 def _own(where: str, value: object, key: str) -> str:

@@ -44,8 +44,11 @@ class Live:
         return allowed("live change", _forced(self.entry)).evolve(until=self.until)
 
 
-def live_change(scope: str, verb: str, text: object, until: int = 0, at: int = 0) -> Live:
-    """Return a change in its canonical form. Raises InvalidInput for what is no scope, verb, entry or mode."""
+def live_change(scope: str, verb: str, text: object, until: int = 0, at: int = 0, force: bool = False) -> Live:
+    """Return a change in its canonical form. Raises InvalidInput for what is no scope, verb, entry or mode.
+
+    force: whether a domain that is a public suffix, or looks like a slip, is meant.
+    """
     check_scope(scope)
     one_of("live change", verb, VERBS)
     word = as_text(f"live {verb}", text).strip()
@@ -55,14 +58,14 @@ def live_change(scope: str, verb: str, text: object, until: int = 0, at: int = 0
         return Live(scope, verb, denial("deny", word).target, until, at)
     if word in PRESETS:
         return Live(scope, verb, word, until, at)
-    return Live(scope, verb, allowed("allow", word).text, until, at)
+    return Live(scope, verb, allowed("allow", _forced(word) if force else word).text, until, at)
 
 
 def live_from_dict(data: object) -> Live:
     """Return the change that to_dict wrote. Raises InvalidInput."""
     given: Mapping[str, Any] = check_keys("live change", data, ("scope", "verb", "entry", "until", "at"))
     until, at = (as_int(f"live change: {key}", given.get(key, 0), 0, 2**53) for key in ("until", "at"))
-    return live_change(str(given.get("scope")), str(given.get("verb")), given.get("entry"), until, at)
+    return live_change(str(given.get("scope")), str(given.get("verb")), given.get("entry"), until, at, force=True)
 
 
 def with_live(changes: Iterable[Live], change: Live) -> tuple[Live, ...]:
