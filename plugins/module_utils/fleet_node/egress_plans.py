@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fleet_core.changes import Change
+    from fleet_core.egress_live import Live
     from fleet_core.fences import Fence
 else:
     try:
         from ..fleet_core.changes import Change
+        from ..fleet_core.egress_live import Live
         from ..fleet_core.fences import Fence
     except ImportError:  # installed as a top-level package
         from fleet_core.changes import Change
+        from fleet_core.egress_live import Live
         from fleet_core.fences import Fence
 
 from .egress_store import Record
@@ -24,11 +27,12 @@ from .egress_wanted import Wanted
 
 @dataclass(frozen=True)
 class Planned:
-    """A change of the network policy. diff: of each file, as Ansible shows it. fence: what is or will be in force."""
+    """A change of the network policy. diff: of each file, as Ansible shows it. fence, live: what is to be in force."""
 
     change: Change = field(default_factory=Change)
     diff: tuple[Mapping[str, str], ...] = ()
     fence: Fence | None = None
+    live: tuple[Live, ...] = ()
 
     def with_services(self, served: Change) -> Planned:
         """Return it with what becomes of the processes."""
@@ -67,7 +71,7 @@ def plan(record: Record, wanted: Wanted, drifted: bool, services: Change, unfini
     before = dict(record.declared or {}) if actions else {}
     after = dict(new.declared or {}) if actions else {}
     change = Change(before, after, tuple(actions))
-    planned = Planned(change, _diff(record.files, new.files), wanted.fence)
+    planned = Planned(change, _diff(record.files, new.files), wanted.fence, wanted.live)
     return planned.with_services(services)
 
 

@@ -62,6 +62,7 @@ PANELS: dict[str, dict[str, str]] = {
     },
     "Machines": {
         "machines": "machines:app",
+        "egress": "egress:app",
     },
     "This host": {
         "daemon": "daemon_commands:app",

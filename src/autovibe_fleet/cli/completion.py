@@ -98,6 +98,34 @@ def machines(ctx: typer.Context, incomplete: str) -> list[str]:
     return _matching(machines, incomplete)
 
 
+def egress_machines(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of machines in the network policy of this host."""
+    return _matching([str(item.get("name") or "") for item in _egress(ctx)], incomplete)
+
+
+def egress_projects(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of projects in the network policy of this host."""
+    return _matching([str(item["project"]) for item in _egress(ctx) if item.get("project")], incomplete)
+
+
+def _egress(context: typer.Context) -> list[dict[str, Any]]:
+    from fleet_core.errors import FleetError
+    from fleet_node.egress_store import EgressStore
+
+    given = next((found.params["state_dir"] for found in _chain(context) if found.params.get("state_dir")), None)
+    try:
+        return list((EgressStore(given).read().declared or {}).get("machines") or ())
+    except FleetError:
+        return []
+
+
+def egress_modes(incomplete: str) -> list[str]:
+    """Modes of a network policy."""
+    from fleet_core.egress import MODES
+
+    return _matching(list(MODES), incomplete)
+
+
 def machine_states(incomplete: str) -> list[str]:
     """States that a machine can be in."""
     from fleet_core.machines import STATES
