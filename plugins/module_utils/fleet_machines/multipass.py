@@ -26,17 +26,20 @@ if TYPE_CHECKING:
     from fleet_core.checkpoints import Checkpoint, check_checkpoint_name
     from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, TimedOut
     from fleet_core.images import Image, ImageSpec
+    from fleet_core.machine_cards import card
     from fleet_core.machine_plans import LIVE, STOPPED, Capabilities, Difference
     from fleet_core.machines import Machine, MachineSpec, Network
 else:
     try:
         from ..fleet_core.checkpoints import check_checkpoint_name
         from ..fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, TimedOut
+        from ..fleet_core.machine_cards import card
         from ..fleet_core.machine_plans import LIVE, STOPPED, Capabilities
         from ..fleet_core.machines import Network
     except ImportError:  # installed as a top-level package
         from fleet_core.checkpoints import check_checkpoint_name
         from fleet_core.errors import Conflict, FleetError, InvalidInput, NotFound, TimedOut
+        from fleet_core.machine_cards import card
         from fleet_core.machine_plans import LIVE, STOPPED, Capabilities
         from fleet_core.machines import Network
 
@@ -315,12 +318,14 @@ class Multipass:
 def _recorded(machine: Machine, record: Mapping[str, Any]) -> Machine:
     if not record:
         return machine
+    networks = tuple(Network(**network) for network in record.get("networks", ()))
     return machine.evolve(
+        detail={**machine.detail, "interfaces": [card(network) for network in networks]},
         image=record.get("image", ""),
         cpu=machine.cpu or record.get("cpu", 0),
         memory=record.get("memory", 0),
         disk=record.get("disk", 0),
-        networks=tuple(Network(**network) for network in record.get("networks", ())),
+        networks=networks,
         user_data=record.get("user_data", ""),
         tags=tuple(record.get("tags", ())),
         project=record.get("project", ""),

@@ -157,6 +157,11 @@ def net_numbers(config: Config) -> list[int]:
     return sorted(int(match[1]) for key in config if (match := NET.fullmatch(key)))
 
 
+def filtered(config: Config, number: int) -> bool:
+    """Tell whether Proxmox's firewall stands before a card."""
+    return parts_of(config.get(f"net{number}"))[1].get("firewall") == "1"
+
+
 def agent_of(config: Config) -> bool:
     first, options = parts_of(config.get("agent", "0"))
     return (first or options.get("enabled", "0")) == "1"

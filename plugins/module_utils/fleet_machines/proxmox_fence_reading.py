@@ -64,7 +64,7 @@ class Found:
 
     def guarded(self, number: int) -> bool:
         """Tell whether Proxmox filters what a card sends."""
-        return configs.parts_of(self.config.get(f"net{number}"))[1].get("firewall") == "1"
+        return configs.filtered(self.config, number)
 
     def shown(self) -> dict[str, Any]:
         """Return what a diff shows."""

@@ -23,13 +23,16 @@ from .proxmox_tasks import Tasks
 
 if TYPE_CHECKING:
     from fleet_core.errors import Conflict, FleetError, NotFound, Unavailable
+    from fleet_core.machine_cards import card
     from fleet_core.machines import Machine
 else:
     try:
         from ..fleet_core.errors import Conflict, FleetError, NotFound, Unavailable
+        from ..fleet_core.machine_cards import card
         from ..fleet_core.machines import Machine
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import Conflict, FleetError, NotFound, Unavailable
+        from fleet_core.machine_cards import card
         from fleet_core.machines import Machine
 
 PROVIDER = "proxmox"
@@ -315,7 +318,9 @@ def machine_of(guest: Guest) -> Machine:
     networks = marks.networks if guest.config is None else configs.networks_of(guest.config)
     static = configs.static_addresses(networks)
     addresses = (*static, *(address for address in marks.addresses if address not in static))
-    detail: dict[str, Any] = {"vmid": guest.vmid, "node": guest.node}
+    numbers = range(len(networks)) if guest.config is None else configs.net_numbers(guest.config)
+    interfaces = [card(network, _port(guest, number)) for number, network in zip(numbers, networks)]
+    detail: dict[str, Any] = {"vmid": guest.vmid, "node": guest.node, "interfaces": interfaces}
     for key, value in (("pool", guest.pool), ("lock", guest.lock), ("ha", guest.seen.get("hastate", ""))):
         if value:
             detail[key] = value
@@ -337,6 +342,16 @@ def machine_of(guest: Guest) -> Machine:
         incomplete=incomplete_of(guest),
         detail=detail,
     )
+
+
+def _port(guest: Guest, number: int) -> str:
+    """The interface of a card on its bridge: behind a bridge of its own where Proxmox filters it. Of machines of ours
+    the list of all tells only whether the second fence stands round them."""
+    filtered = bool(guest.marks.fence)
+    if not filtered and (guest.config is None or guest.marks.ours):
+        return ""
+    filtered = filtered or configs.filtered(guest.config or {}, number)
+    return f"fwpr{guest.vmid}p{number}" if filtered else f"tap{guest.vmid}i{number}"
 
 
 def incomplete_of(guest: Guest) -> str:

@@ -90,13 +90,13 @@ class Qemu:
             if (names is None or name in names) and not record.get("role")
         }
         views = self.processes.all() if records else {}
-        found = {name: machine_of(name, one, views.get(process_id(name))) for name, one in records.items()}
+        found = {name: self._of(name, one, views.get(process_id(name))) for name, one in records.items()}
         up = [name for name, machine in found.items() if full and machine.state == "running"]
         if up:
             with ThreadPoolExecutor(max_workers=_READERS) as pool:
                 for name, told in zip(up, pool.map(lambda one: self.guest(one).addresses(), up)):
                     record = {**records[name], "addresses": self._reached(records[name], told)}
-                    found[name] = machine_of(name, record, views.get(process_id(name)))
+                    found[name] = self._of(name, record, views.get(process_id(name)))
         return found
 
     def state(self, name: str) -> str:
@@ -343,8 +343,10 @@ class Qemu:
             raise Conflict(f'machine "{name}": it is incomplete: {record["incomplete"]}')
 
     def _machine(self, name: str) -> Machine:
-        record = self.record(name)
-        return machine_of(name, record, self.processes.get(name))
+        return self._of(name, self.record(name), self.processes.get(name))
+
+    def _of(self, name: str, record: Mapping[str, Any], view: Mapping[str, Any] | None) -> Machine:
+        return machine_of(name, record, view, self.state_dir)
 
     def program(self) -> str:
         """Return the path of QEMU. Raises Unavailable when it is not there."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .qemu_command import HOST, ISOLATED, USER
+from .qemu_networks import interfaces
 from .qemu_processes import plain, process_id, state_of
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ systemd-machine-id-setup >/dev/null 2>&1
 _ALIAS = re.compile(r"^q35\s.*\(alias of ([\w.-]+)\)", re.MULTILINE)
 
 
-def machine_of(name: str, record: Mapping[str, Any], view: Mapping[str, Any] | None) -> Machine:
-    """Return a machine. view: its process, or None when it has none."""
+def machine_of(name: str, record: Mapping[str, Any], view: Mapping[str, Any] | None, salt: str = "") -> Machine:
+    """Return a machine. view: its process, or None when it has none. salt: of the names of its taps."""
     state = state_of(view)
     ports: Mapping[str, str] = (view or {}).get("resources") or {}
     up = state in ("running", "starting", "stopping")
@@ -53,6 +54,7 @@ def machine_of(name: str, record: Mapping[str, Any], view: Mapping[str, Any] | N
         "accel": record.get("accel") or "",
         "created": record.get("created") or "",
         "checkpoint": record.get("at") or "",
+        "interfaces": interfaces(name, record, salt),
         **({"origin": record["origin"]} if record.get("origin") else {}),
         **({"vnc": f"{HOST}:{ports['vncport']}"} if up and ports.get("vncport") else {}),
         **({"pid": view.get("pid"), "restarts": view.get("restarts")} if up and view else {}),

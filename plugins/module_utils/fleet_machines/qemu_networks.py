@@ -11,13 +11,16 @@ from .qemu_command import BRIDGE, ISOLATED, USER, Card, tap_name
 
 if TYPE_CHECKING:
     from fleet_core.errors import InvalidInput
+    from fleet_core.machine_cards import card
     from fleet_core.machines import Network
 else:
     try:
         from ..fleet_core.errors import InvalidInput
+        from ..fleet_core.machine_cards import card
         from ..fleet_core.machines import Network
     except ImportError:  # installed as a top-level package
         from fleet_core.errors import InvalidInput
+        from fleet_core.machine_cards import card
         from fleet_core.machines import Network
 
 LONGEST_INTERFACE = 15  # characters of an interface's name (IFNAMSIZ)
@@ -64,6 +67,12 @@ def cards_of(machine: str, networks: Sequence[Network], salt: str) -> tuple[Card
         else Card(BRIDGE, network.mac, network.name, tap_name(machine, number, salt))
         for number, network in enumerate(networks)
     )
+
+
+def interfaces(machine: str, record: Mapping[str, Any], salt: str) -> list[dict[str, str]]:
+    """Return the cards of a machine as its detail tells them."""
+    networks = [Network(**one) for one in record.get("cards") or ()]
+    return [card(network, made.tap) for network, made in zip(networks, cards_of(machine, networks, salt))]
 
 
 def read(record: Mapping[str, Any]) -> tuple[Network, ...]:

@@ -261,6 +261,14 @@ def test_a_machine_on_a_bridge_is_reached_there() -> None:
     assert (machine.addresses, machine.port) == (("10.1.2.3",), 22)
 
 
+def test_the_cards_of_a_machine_are_told_with_their_interfaces_on_the_host() -> None:
+    record = {**RECORD, "cards": [{"name": "br0", "mac": MAC, "address": "10.1.2.3/24"}, {"name": "user", "mac": MAC}]}
+    assert machine_of("web", record, None, "/state").detail["interfaces"] == [
+        {"network": "br0", "mac": MAC, "address": "10.1.2.3", "port": tap_name("web", 0, "/state")},
+        {"network": "user", "mac": MAC, "address": "", "port": ""},
+    ]
+
+
 def test_a_crash_is_told() -> None:
     machine = machine_of("web", RECORD, {**VIEW, "status": "error", "error": 'process "x": killed by SIGSEGV'})
     assert machine.state == "stopped"
