@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .egress_networks import without
+from .egress_presets import DOH_NAMES
 from .errors import InvalidInput, Unavailable
 from .fences import Bridge, Fence, Grant, Scope, name_set
 
@@ -27,8 +28,6 @@ LEASE = "1h"
 # Records that carry data or addresses past the sets: TXT and NULL carry anything, hints of HTTPS and SVCB are
 # addresses that no set has learned, ANY brings all of them.
 FILTERED = "TXT,NULL,HTTPS,SVCB,ANY"
-# Browsers ask for it and leave encrypted DNS alone when it does not exist.
-CANARY = "use-application-dns.net"
 _LINE = 1000
 _VERSION = re.compile(r"^Dnsmasq version (?P<major>\d+)\.(?P<minor>\d+)", re.MULTILINE)
 _OPTIONS = re.compile(r"^Compile time options: (?P<options>.*)$", re.MULTILINE)
@@ -138,14 +137,18 @@ def _hub(fence: Fence, scope: Scope) -> list[str]:
 
 
 def _names(fence: Fence, scope: Scope, backend_name: str) -> list[str]:
-    """Upstreams and sets of each name that is allowed; for the mode open, upstreams of all others too."""
+    """Upstreams and sets of each name that is allowed; for the mode open, upstreams of all others but those of DoH."""
     if scope.mode in ("strict", "locked"):
         return []
     names = sorted({name for grant in scope.grants for name in grant.names if not _below(name, scope.denied_names)})
     lines = []
     if scope.mode == "open":
         lines += [f"server={upstream}" for upstream in fence.upstreams]
-        lines += [f"local=/{name}/" for name in sorted({CANARY, *scope.denied_names})]
+        closed = {*scope.denied_names, *(name for name in DOH_NAMES if not _below(name, names))}
+        lines += [
+            f"server=/{name}/{upstream}" for name in names if _below(name, closed) for upstream in fence.upstreams
+        ]
+        lines += [f"local=/{name}/" for name in sorted(closed)]
     else:
         lines += [f"server=/{name}/{upstream}" for name in names for upstream in fence.upstreams]
         # "#" means the servers for all names, and there are none: REFUSED.

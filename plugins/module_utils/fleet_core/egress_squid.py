@@ -19,13 +19,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .egress_networks import reduced, without
+from .egress_networks import granted_networks, special_networks
+from .egress_presets import DOH4, DOH6, DOH_NAMES
 from .errors import Unavailable
-from .fences import METADATA4, METADATA6, Fence, Grant, Ports, Scope
+from .fences import Fence, Grant, Ports, Scope
 
-# Squid keeps IPv4 addresses as mapped ones: as a network of an acl, this would be all of IPv4.
-_MAPPED = "::ffff:0:0/96"
-_OWN4, _OWN6 = ("0.0.0.0/8", "127.0.0.0/8"), ("::/127",)
 # Servers speak first there, or what is spoken is no TLS: no greeting could be looked at.
 PLAIN_PORTS = (21, 22, 25, 110, 143, 587, 3306, 5432, 6379, 9418)
 # What else is spoken there is HTTP, whose Host header would choose another site: no tunnel for it.
@@ -84,7 +82,7 @@ def configuration(fence: Fence, folder: str, settings: Settings = Settings()) ->
         *_resolving(fence),
         *_bounds(),
         *_silence(),
-        *_beginning(),
+        *_beginning(fence),
         *(line for scope in fence.scopes for line in _scope(fence, scope)),
         "http_access deny all",
         *(_greetings(fence) if settings.certificate else []),
@@ -164,8 +162,11 @@ def _silence() -> list[str]:
     ]
 
 
-def _beginning() -> list[str]:
+def _beginning(fence: Fence) -> list[str]:
+    opened = any(scope.mode == "open" for scope in fence.scopes)
     return [
+        *(_domains("encrypted_dns", DOH_NAMES) if opened else []),
+        *(_acl("encrypted_dns_at dst", (*DOH4, *DOH6)) if opened else []),
         "acl connect method CONNECT",
         "acl foreign proto FTP URN WHOIS HTTPS",
         f"acl crowd maxconn {CONNECTIONS}",
@@ -186,13 +187,13 @@ def _scope(fence: Fence, scope: Scope) -> list[str]:
     lines = [f"# {scope.name}: {scope.mode}", *_acl(f"{ours} src", addresses)]
     if scope.denied_names:
         lines += [*_domains(f"{ours}_no", scope.denied_names), f"http_access deny {ours} {ours}_no"]
-    lines += _acl(f"{ours}_special dst", _closed(fence, scope, ()))
+    lines += _acl(f"{ours}_special dst", special_networks(fence, scope))
     grants = [grant for grant in scope.grants if grant.protocol in ("tcp", "any")]
     for grant in grants:
         lines += _grant(fence, scope, grant)
     lines += _leading(fence, scope, grants)
     if scope.mode == "open":
-        lines.append(f"http_access allow {ours} !names_elsewhere !{ours}_special")
+        lines.append(f"http_access allow {ours} !names_elsewhere !encrypted_dns !{ours}_special !encrypted_dns_at")
     return lines
 
 
@@ -202,7 +203,7 @@ def _grant(fence: Fence, scope: Scope, grant: Grant) -> list[str]:
     if grant.names:
         lines += _domains(f"n_{grant.key}", grant.names)
         lines.append(f"http_access allow {ours} n_{grant.key}{_there(grant)} !{ours}_special")
-    networks = _granted(fence, scope, grant)
+    networks = granted_networks(fence, scope, grant)
     if networks:
         lines += _acl(f"a_{grant.key} dst -n", networks)
         lines.append(f"http_access allow {ours} a_{grant.key}{_there(grant)}")
@@ -216,51 +217,16 @@ def _there(grant: Grant) -> str:
 def _leading(fence: Fence, scope: Scope, grants: list[Grant]) -> list[str]:
     """An allowed name may lead to special addresses that a grant opens, on the ports of that grant."""
     ours = f"s_{_digits(scope.name)}"
-    networks = {grant: _granted(fence, scope, grant) for grant in grants}
+    networks = {grant: granted_networks(fence, scope, grant) for grant in grants}
     names = {name for grant in grants for name in grant.names}
     if not names or not any(networks.values()):
         return []
-    closed = _closed(fence, scope, [network for each in networks.values() for network in each])
+    closed = special_networks(fence, scope, [network for each in networks.values() for network in each])
     lines = [*_domains(f"{ours}_names", names), *_acl(f"{ours}_closed dst", closed)]
     for grant in (grant for grant in grants if networks[grant]):
         lines += _acl(f"l_{grant.key} dst", networks[grant])
         lines.append(f"http_access allow {ours} {ours}_names{_there(grant)} l_{grant.key} !{ours}_closed")
     return lines
-
-
-def _granted(fence: Fence, scope: Scope, grant: Grant) -> list[str]:
-    """Return the networks of a grant without what is denied, this host, its guests, and metadata that is not meant."""
-    own4, own6 = _own(fence)
-    four = _without_metadata(grant.networks4, METADATA4)
-    six = _without_metadata(grant.networks6, METADATA6)
-    return [*without(four, (*scope.denied4, *own4)), *without(six, (*scope.denied6, *own6, _MAPPED))]
-
-
-def _without_metadata(networks: Iterable[str], metadata: Iterable[str]) -> list[str]:
-    """Cut metadata services out of networks, except of those that lie within: they were meant."""
-    outer = [ipaddress.ip_network(network) for network in metadata]
-    kept: list[str] = []
-    for text in networks:
-        network = ipaddress.ip_network(text)
-        meant = any(network.subnet_of(one) for one in outer)  # type: ignore[arg-type]
-        kept += [text] if meant else without([text], map(str, outer))
-    return kept
-
-
-def _closed(fence: Fence, scope: Scope, granted: Iterable[str]) -> list[str]:
-    """Return what the names of a scope must not lead to, without what is granted."""
-    own4, own6 = _own(fence)
-    networks = [ipaddress.ip_network(network) for network in granted]
-    four = without((*fence.special4, *METADATA4), [str(one) for one in networks if one.version == 4])
-    six = without((*fence.special6, *METADATA6), [str(one) for one in networks if one.version == 6])
-    return [*reduced([*four, *scope.denied4, *own4]), *without([*six, *scope.denied6, *own6], [_MAPPED])]
-
-
-def _own(fence: Fence) -> tuple[list[str], list[str]]:
-    """Return this host and the networks of its guests: neither is reached through the proxy."""
-    four = [str(ipaddress.ip_interface(bridge.address4).network) for bridge in fence.bridges if bridge.address4]
-    six = [str(ipaddress.ip_interface(bridge.address6).network) for bridge in fence.bridges if bridge.address6]
-    return [*_OWN4, *four], [*_OWN6, *six]
 
 
 def _greetings(fence: Fence) -> list[str]:
