@@ -95,6 +95,14 @@ def routed(fence: Fence) -> Table:
 def _chains(fence: Fence) -> Iterator[Chain]:
     ours = any_of(interfaces(bridge.name for bridge in fence.bridges))
     yield from _base_chains(fence, ours)
+    yield Chain(
+        "arrived",
+        (
+            # The bit has done its work; routing by marks must not meet it.
+            f"meta mark & {frames.HELD} == {frames.HELD} meta mark set meta mark xor {frames.HELD} accept",
+            "iifname . ether saddr @held goto spoof",
+        ),
+    )
     yield Chain("from-guest", tuple(_from_guest(fence)))
     yield Chain("to-guest", tuple(_to_guest(fence)))
     yield Chain("to-host", tuple(_to_host(fence)))
@@ -106,6 +114,11 @@ def _chains(fence: Fence) -> Iterator[Chain]:
 
 def _base_chains(fence: Fence, ours: str) -> Iterator[Chain]:
     some = bool(fence.bridges)
+    yield Chain(
+        "arrival",
+        (f"iifname {ours} goto arrived",) if some else (),
+        "type filter hook prerouting priority raw - 10; policy accept;",
+    )
     yield Chain(
         "prerouting",
         tuple(
@@ -212,6 +225,8 @@ def _sets(fence: Fence) -> Iterator[NamedSet]:
             kind="map",
         )
         yield from _guest_sets(fence, family)
+    held = (key(interface("bridge", guest.bridge), guest.mac) for guest in fence.guests if guest.port)
+    yield NamedSet("held", "type ifname . ether_addr", tuple(dict.fromkeys(held)))
     yield NamedSet(
         "timed",
         "type mark : verdict",

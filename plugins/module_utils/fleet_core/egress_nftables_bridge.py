@@ -32,6 +32,8 @@ from .fences import Fence, Guest
 FAMILIES = (4, 6)
 UNICAST = "ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00"
 DENIED = counter(NOBODY, "denied")
+# A bit of the packet's mark between the bridge and the first chain of what is routed: it came over a guest's port.
+HELD = "0x10000000"
 # What guests send before they have an address.
 DISCOVER = "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67"
 CLIENT = "@th,288,48"  # the MAC that a DHCP client asks for
@@ -106,7 +108,7 @@ def table_by_name(fence: Fence) -> Table:
 def _chains(fence: Fence) -> Iterator[Chain]:
     yield Chain(
         "prerouting",
-        ("iifname @ports goto from-port", "ether saddr @macs goto from-mac"),
+        (f"iifname @ports meta mark set meta mark or {HELD} goto from-port", "ether saddr @macs goto from-mac"),
         "type filter hook prerouting priority dstnat - 10; policy accept;",
     )
     yield Chain(
