@@ -293,7 +293,7 @@ def refused(name: str, source: str, roster: Roster, now: float, scope: str = "")
     guest = roster.whose((), "", source)
     return Denial(
         now, "dns", guest.name if guest else "", guest.project if guest else "", guest.scope if guest else scope,
-        source, name=name[:_NAME_LENGTH].lower(),
+        source, protocol="dns", name=name[:_NAME_LENGTH].lower(),
     )  # fmt: skip
 
 

@@ -263,6 +263,8 @@ class Engine:
             change = self.services.bring(wanted.items)
         except Unavailable as error:
             raise Unavailable(f"the rules are in force, but nothing answers names: {error.message}") from error
+        if change.changed:
+            self.services.await_resolvers(wanted.fence)
         self.step("served")
         again = (
             [egress_services.PROXY] if record.files.get("squid.conf") != wanted.record.files.get("squid.conf") else []

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fleet_core.egress_denials import Denial, Roster, refused
+    from fleet_core.egress_dns_log import QuestionLog
     from fleet_core.fences import Fence
 else:
     try:
         from ..fleet_core.egress_denials import Denial, Roster, refused
+        from ..fleet_core.egress_dns_log import QuestionLog
         from ..fleet_core.fences import Fence
     except ImportError:  # installed as a top-level package
         from fleet_core.egress_denials import Denial, Roster, refused
+        from fleet_core.egress_dns_log import QuestionLog
         from fleet_core.fences import Fence
 
 from . import egress_wanted
@@ -38,14 +41,16 @@ class Questions:
         # What was there before this process is old news.
         self._places = {path: path.stat().st_size for path in store.folder.glob("dns-*.log")}
         self._rests: dict[Path, bytes] = {}
+        self._readers: dict[Path, QuestionLog] = {}
 
     def refused(self, fence: Fence, roster: Roster, now: float) -> Iterator[Denial]:
         """Yield what was refused since the last time."""
         for scope in fence.scopes:
             if scope.resolver_port:
                 path = egress_wanted.dns_log(self._store, scope.name)
-                for line in self._lines(path):
-                    yield from _denials(line, roster, now, scope.name)
+                reader = self._readers.setdefault(path, QuestionLog())
+                for one in reader.read(self._lines(path)):
+                    yield refused(one.name, one.client, roster, now, scope.name)
 
     def _lines(self, path: Path) -> Iterator[str]:
         try:
@@ -68,10 +73,3 @@ class Questions:
             os.close(descriptor)
         for line in lines:
             yield line.decode("utf-8", "replace")
-
-
-def _denials(line: str, roster: Roster, now: float, scope: str) -> Iterator[Denial]:
-    return iter(())
-
-
-__all__ = ["Questions", "refused"]

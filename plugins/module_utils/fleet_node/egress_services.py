@@ -11,6 +11,8 @@ import hashlib
 import os
 import re
 import signal
+import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fleet_core.changes import Change, change_from_dict
     from fleet_core.errors import FleetError, Unavailable
+    from fleet_core.fences import Fence
 else:
     try:
         from ..fleet_core.changes import Change, change_from_dict
         from ..fleet_core.errors import FleetError, Unavailable
+        from ..fleet_core.fences import Fence
     except ImportError:  # installed as a top-level package
         from fleet_core.changes import Change, change_from_dict
         from fleet_core.errors import FleetError, Unavailable
+        from fleet_core.fences import Fence
 
 from .client import Client
 
@@ -140,6 +145,20 @@ class Services:
                     with contextlib.suppress(OSError):
                         os.kill(int(view["pid"]), signal.SIGHUP)
 
+    def await_resolvers(self, fence: Fence, seconds: float = 3.0) -> None:
+        """Wait until the resolvers listen that can: on bridges that are there. In vain, it is no error."""
+        used = {guest.scope for guest in fence.guests}
+        there = {pair[1] for pair in socket.if_nameindex()}
+        wanted = {
+            scope.resolver_port
+            for scope in fence.scopes
+            if scope.resolver_port and scope.name in used
+            and any(guest.bridge in there for guest in fence.guests_of(scope.name))
+        }  # fmt: skip
+        end = time.monotonic() + seconds
+        while not wanted <= _udp_ports() and time.monotonic() < end:
+            time.sleep(0.02)
+
     def _apply(self, items: Sequence[Item], state: str) -> Change:
         answer = self.call(
             "processes.apply", items=list(items), state=state, wait=True, timeout=_TIMEOUT, again=state == "started"
@@ -156,3 +175,15 @@ def _joined(changes: Iterable[Change]) -> Change:
         after.update(change.after)
         actions.extend(change.actions)
     return Change(before, after, tuple(actions))
+
+
+def _udp_ports() -> set[int]:
+    """Return the ports that sockets of UDP are bound to in this network namespace."""
+    found = set()
+    for name in ("udp", "udp6"):
+        with contextlib.suppress(OSError), open(f"/proc/thread-self/net/{name}", encoding="ascii") as file:
+            for line in file:
+                words = line.split()
+                if len(words) > 2 and words[0].rstrip(":").isdigit():
+                    found.add(int(words[1].rpartition(":")[2], 16))
+    return found
