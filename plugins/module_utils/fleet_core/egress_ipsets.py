@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Union
 
+from .egress_nftables_bridge import peers
 from .egress_presets import DOH4, DOH6
 from .fences import METADATA4, METADATA6, Fence, Guest, Scope, name_set
 
@@ -79,7 +80,7 @@ def address_sets(fence: Fence) -> tuple[AddressSet, ...]:
             _guests(bridge_set(bridge.name, family), addresses(guests_on(fence, bridge.name), family), family)
             for bridge in fence.bridges
         )
-        for circle in circles(fence.guests, family):
+        for circle in circles(fence, family):
             found += [
                 _guests(circle.speakers_set(family), circle.speakers, family),
                 _guests(circle.listeners_set(family), circle.listeners, family),
@@ -200,27 +201,19 @@ class Circle:
         return f"fleet_q{self.key}_{family}"
 
 
-def circles(guests: Iterable[Guest], family: int) -> tuple[Circle, ...]:
+def circles(fence: Fence, family: int) -> tuple[Circle, ...]:
     """Return guests that talk to each other, grouped so that a project whose machines all do needs one rule only."""
-    everybody = tuple(guests)
-    by_name = {guest.name: guest for guest in everybody}
-    found: dict[tuple[str, ...], list[Guest]] = {}
-    for guest in everybody:
-        others = [name for name in guest.peers if name in by_name and _mutual(guest, by_name[name])]
-        if others:
-            found.setdefault(tuple(sorted({guest.name, *others})), []).append(guest)
+    found: dict[tuple[tuple[str, str], ...], list[Guest]] = {}
+    by_name = {(guest.bridge, guest.name): guest for guest in fence.guests}
+    others: dict[Guest, list[Guest]] = {}
+    for guest, other in peers(fence):
+        others.setdefault(guest, [guest]).append(other)
+    for guest, everybody in others.items():
+        found.setdefault(tuple(sorted((one.bridge, one.name) for one in everybody)), []).append(guest)
     return tuple(
-        Circle(
-            digits("\n".join(names)),
-            addresses(speakers, family),
-            addresses((by_name[name] for name in names), family),
-        )
+        Circle(digits(repr(names)), addresses(speakers, family), addresses((by_name[name] for name in names), family))
         for names, speakers in found.items()
     )
-
-
-def _mutual(one: Guest, other: Guest) -> bool:
-    return one.bridge == other.bridge and one.name in other.peers
 
 
 # How the sets are called

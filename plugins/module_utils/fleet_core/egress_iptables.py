@@ -9,7 +9,7 @@ Sources: iptables(8), iptables-extensions(8). The names of chains have at most 2
 from __future__ import annotations
 
 from . import egress_ipsets as sets
-from .egress_iptables_scopes import Chain, ends, gateway, hub_rules, scope_rules, words
+from .egress_iptables_scopes import Chain, ends, gateway, hub_rules, port_matches, scope_rules, words
 from .fences import Bridge, Fence, Scope
 
 FILTER, NAT = "filter", "nat"
@@ -75,6 +75,7 @@ def _filter(fence: Fence, family: int) -> list[str]:
         *(f"-A FLEET-FORWARD -i {bridge.name} -g FLEET-FROM-{bridge.name}" for bridge in fence.bridges),
         *(f"-A FLEET-FORWARD -o {bridge.name} -g {IN}" for bridge in fence.bridges),
         *(f"-A FLEET-INPUT -i {bridge.name} -g FLEET-HOST-{bridge.name}" for bridge in fence.bridges),
+        *_services_of_bridges(fence, family),
     ]
     for bridge in fence.bridges:
         rules += _from_bridge(fence, bridge, family)
@@ -106,12 +107,14 @@ def _from_bridge(fence: Fence, bridge: Bridge, family: int) -> list[str]:
     on: layer 2 has judged them, and addresses of one link never come from elsewhere."""
     chain = f"FLEET-FROM-{bridge.name}"
     stays = f"-A {chain} -o {bridge.name}"
-    rules = [f"{stays} -s fe80::/10 -j ACCEPT", f"{stays} -d ff02::/16 -j ACCEPT"] if family == 6 else []
+    rules = _detours(chain, family)
+    if family == 6:
+        rules += [f"{stays} -s fe80::/10 -j ACCEPT", f"{stays} -d ff02::/16 -j ACCEPT"]
     rules.append(f"-A {chain} -m set ! --match-set {sets.bridge_set(bridge.name, family)} src -g {SPOOF}")
     rules += (
         f"{stays} -m set --match-set {circle.speakers_set(family)} src"
         f" -m set --match-set {circle.listeners_set(family)} dst -j ACCEPT"
-        for circle in sets.circles(sets.guests_on(fence, bridge.name), family)
+        for circle in sets.circles(fence, family)
     )
     return [*rules, f"-A {chain} -g {OUT}"]
 
@@ -119,17 +122,35 @@ def _from_bridge(fence: Fence, bridge: Bridge, family: int) -> list[str]:
 def _from_bridge_to_host(bridge: Bridge, family: int) -> list[str]:
     chain = f"FLEET-HOST-{bridge.name}"
     own = gateway(bridge, family)
-    rules = []
-    if family == 6:
-        # Who listens to which group is known to the bridge; the host need not hear of it.
-        rules += [f"-A {chain} -p icmpv6 --icmpv6-type {kind} -j DROP" for kind in (131, 132, 143)]
+    rules = _detours(chain, family)
     if own and family == 6:
         rules += [f"-A {chain} -p icmpv6 --icmpv6-type {kind} -m hl --hl-eq 255 -j ACCEPT" for kind in (133, 135, 136)]
     if own and bridge.dhcp:
         ports = "--sport 68 --dport 67" if family == 4 else "-s fe80::/10 --sport 546 --dport 547"
         rules.append(f"-A {chain} -p udp {ports} -j ACCEPT")
+    if family == 6:
+        rules += [f"-A {chain} -s {local} -j DROP" for local in ("::/128", "fe80::/10")]
     rules.append(f"-A {chain} -m set ! --match-set {sets.bridge_set(bridge.name, family)} src -g {SPOOF}")
     return [*rules, f"-A {chain} -g {HOST}"]
+
+
+def _detours(chain: str, family: int) -> list[str]:
+    """Packets that say themselves which way they want to go: their last destination is another than the one judged."""
+    return [f"-A {chain} -m rt -g {SPOOF}"] if family == 6 else []
+
+
+def _services_of_bridges(fence: Fence, family: int) -> list[str]:
+    """Resolvers and the proxy are for guests and this host itself, not for others who have a route to a bridge."""
+    ports = {scope.resolver_port for scope in fence.scopes if scope.resolver_port}
+    ports |= {fence.proxy.port} if fence.proxy.kind else set()
+    return [
+        f"-A FLEET-INPUT ! -i lo -d {own} -p {protocol}{match} -j DROP"
+        for bridge in fence.bridges
+        if (own := gateway(bridge, family))
+        for protocol in ("tcp", "udp")
+        for match in port_matches(tuple((port, port) for port in sorted(ports)))
+        if ports
+    ]
 
 
 def _before_new(fence: Fence, scopes: list[Scope], chain: str, family: int) -> list[str]:
@@ -181,8 +202,9 @@ def _nat(fence: Fence, family: int) -> list[str]:
                     f" -m set --match-set {sets.scope_set(scope.name, family)} src -j DNAT --to-destination {target}"
                     for protocol in ("udp", "tcp")
                 )
+    rules += (f"-A FLEET-NAT -o {bridge.name} -j RETURN" for bridge in fence.bridges)
     rules += (
-        f"-A FLEET-NAT ! -o {bridge.name} -m set --match-set {sets.bridge_set(bridge.name, family)} src -j MASQUERADE"
+        f"-A FLEET-NAT ! -o lo -m set --match-set {sets.bridge_set(bridge.name, family)} src -j MASQUERADE"
         for bridge in fence.bridges
         if bridge.nat
     )

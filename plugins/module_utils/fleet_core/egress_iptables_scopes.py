@@ -55,7 +55,7 @@ def ends(until: int) -> str:
 def hub_rules(fence: Fence, chain: str, family: int, way: str) -> list[str]:
     """Let the guests whose scopes have it reach the hub, on this host or elsewhere, and its answers reach them."""
     guests = f"-m set --match-set {sets.hub_set(family)} {way}"
-    ports = _ports(tuple((port, port) for port in fence.hub.ports)) if fence.hub.ports else []
+    ports = port_matches(tuple((port, port) for port in fence.hub.ports)) if fence.hub.ports else []
     hubs = [(address, match) for address in _of_family(fence.hub.addresses, family) for match in ports]
     if way == "src":
         return [f"-A {chain} -d {address} -p tcp{match} {guests} -j {ALLOW}" for address, match in hubs]
@@ -137,14 +137,14 @@ def _protocols(grant: Grant, family: int) -> list[str]:
     if grant.protocol == "any" and not grant.ports:
         return [""]
     named = ("tcp", "udp") if grant.protocol == "any" else (grant.protocol,)
-    return [f"-p {protocol}{match} " for protocol in named for match in _ports(grant.ports)]
+    return [f"-p {protocol}{match} " for protocol in named for match in port_matches(grant.ports)]
 
 
 def _echo(family: int) -> str:
     return "-p icmp --icmp-type 8" if family == 4 else "-p icmpv6 --icmpv6-type 128"
 
 
-def _ports(ports: Ports) -> list[str]:
+def port_matches(ports: Ports) -> list[str]:
     """Return the matches of ports, as few as there can be."""
     if not ports:
         return [""]

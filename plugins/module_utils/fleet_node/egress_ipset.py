@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fleet_core.egress_ipsets import AddressSet, address_sets
-    from fleet_core.fences import Fence
+    from fleet_core.fences import Fence, name_set
 else:
     try:
         from ..fleet_core.egress_ipsets import AddressSet, address_sets
-        from ..fleet_core.fences import Fence
+        from ..fleet_core.fences import Fence, name_set
     except ImportError:  # installed as a top-level package
         from fleet_core.egress_ipsets import AddressSet, address_sets
-        from fleet_core.fences import Fence
+        from fleet_core.fences import Fence, name_set
 
 from . import egress_commands
 
@@ -83,17 +83,25 @@ def forget(gone: Mapping[str, Sequence[str]]) -> None:
     restore("".join(f"del {name} {one} -exist\n" for name, many in gone.items() if name in there for one in many))
 
 
+def learn(found: Mapping[str, Sequence[str]]) -> None:
+    """Put addresses into sets, as far as these exist."""
+    there = set(names())
+    restore("".join(f"add {name} {one} -exist\n" for name, many in found.items() if name in there for one in many))
+
+
 def age(fence: Fence) -> None:
-    """Let what names led to end within an hour unless they lead there again: first to the old set, then out."""
+    """Let what names led to end within an hour unless they lead there again: first to the old sets, then out."""
     there = elements()
     lines: list[str] = []
-    for scope in fence.scopes:
-        for grant in scope.grants:
-            for family in (4, 6):
-                name, old = grant.set_name(family), grant.old_set_name(family)
-                known = there.get(name, ()) if old in there else ()
-                lines += (f"add {old} {one} -exist\n" for one in known)
-                lines += (f"del {name} {one} -exist\n" for one in known)
+    for grant in (grant for scope in fence.scopes for grant in scope.grants):
+        for family in (4, 6):
+            name, old = grant.set_name(family), grant.old_set_name(family)
+            known = there.get(name, ()) if old in there else ()
+            lines += (f"add {old} {one} -exist\n" for one in known)
+            lines += (f"del {name} {one} -exist\n" for one in known)
+            for one in grant.names:
+                single = name_set(grant, one, family)
+                lines += (f"del {single} {address} -exist\n" for address in there.get(single, ()))
     restore("".join(lines))
 
 

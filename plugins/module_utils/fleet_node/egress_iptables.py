@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fleet_core import egress_ipsets, egress_iptables
+    from fleet_core import egress_frames, egress_ipsets, egress_iptables
     from fleet_core.errors import ProcessFailed
     from fleet_core.fences import Fence
 else:
     try:
-        from ..fleet_core import egress_ipsets, egress_iptables
+        from ..fleet_core import egress_frames, egress_ipsets, egress_iptables
         from ..fleet_core.errors import ProcessFailed
         from ..fleet_core.fences import Fence
     except ImportError:  # installed as a top-level package
-        from fleet_core import egress_ipsets, egress_iptables
+        from fleet_core import egress_frames, egress_ipsets, egress_iptables
         from fleet_core.errors import ProcessFailed
         from fleet_core.fences import Fence
 
 from . import egress_commands, egress_ipset
 from .egress_commands import SBIN
 
-SETS, BRIDGE = "egress.ipset", "egress-bridge.nft"
+SETS, BRIDGE, STRANGERS = "egress.ipset", "egress-bridge.nft", "egress-strangers.nft"
 RULES = {4: "egress.iptables", 6: "egress.ip6tables"}
 TOOLS = {4: "iptables", 6: "ip6tables"}
 FLAVORS = ("nft", "legacy")
@@ -46,6 +46,9 @@ fleet_rules() {{ # TOOL FILE: load both tables, our jumps once and at the head
       sed -n "/^\\*$table\\$/,/^COMMIT\\$/p" "$2" | sed 1d
     }} | "$1-restore" -w 20 --noflush || return 1
   done
+}}
+fleet_strangers() {{ # FILE: what a kernel without the module nft_meta_bridge cannot do
+  nft -f "$1" 2>/dev/null || echo "fleet: no rules for ports without machines: no module nft_meta_bridge" >&2
 }}
 {steps}
 [ "$fleet_failed" = 0 ]
@@ -78,7 +81,8 @@ class Iptables:
     def files(self, fence: Fence) -> dict[str, str]:
         return {
             SETS: egress_ipsets.ipsets(fence),
-            BRIDGE: _bridge_ruleset(fence),
+            BRIDGE: egress_frames.ruleset(fence),
+            STRANGERS: egress_frames.strangers(fence),
             **{file: egress_iptables.restore(fence, family) for family, file in RULES.items()},
         }
 
@@ -88,6 +92,7 @@ class Iptables:
         steps = [
             f"ipset restore <{shlex.quote(f'{place}/{SETS}')}",
             f"nft -f {shlex.quote(f'{place}/{BRIDGE}')}",
+            f"fleet_strangers {shlex.quote(f'{place}/{STRANGERS}')}",
             *(f"fleet_rules {self._tool(family)} {shlex.quote(f'{place}/{file}')}" for family, file in RULES.items()),
         ]
         return BOOT.format(steps="\n".join(f"{step} || fleet_failed=1" for step in steps))
@@ -104,6 +109,7 @@ class Iptables:
         """First what rules look into, then the bridge, then what is routed: no moment has less than before."""
         egress_ipset.restore((folder / SETS).read_text(encoding="utf-8"))
         egress_commands.run(("nft", "-f", str(folder / BRIDGE)))
+        egress_commands.attempt(("nft", "-f", str(folder / STRANGERS)))  # the kernel may lack what it needs
         for family, file in RULES.items():
             text = (folder / file).read_text(encoding="utf-8")
             self._restore(family, _replacing(text, self._saved(family)))
@@ -112,7 +118,7 @@ class Iptables:
         egress_ipset.drop_unused(fence)
 
     def loaded(self, fence: Fence) -> bool:
-        if not egress_ipset.holds(fence) or not _bridge_loaded(fence):
+        if not egress_ipset.holds(fence) or not self._frames_stand(fence):
             return False
         return all(_stands(egress_iptables.restore(fence, family), self._saved(family)) for family in RULES)
 
@@ -121,6 +127,9 @@ class Iptables:
 
     def forget(self, elements: Mapping[str, Sequence[str]]) -> None:
         egress_ipset.forget(elements)
+
+    def learn(self, elements: Mapping[str, Sequence[str]]) -> None:
+        egress_ipset.learn(elements)
 
     def age(self, fence: Fence) -> None:
         egress_ipset.age(fence)
@@ -139,7 +148,7 @@ class Iptables:
     def remove(self) -> None:
         for one in (self, *self._others()):
             one.remove_rules()
-        egress_commands.run(("nft", "-f", "-"), _bridge_removal())
+        egress_commands.run(("nft", "-f", "-"), egress_frames.removal())
         egress_ipset.destroy()
 
     def remove_rules(self) -> None:
@@ -148,6 +157,10 @@ class Iptables:
             text = _removing(self._saved(family))
             if text:
                 self._restore(family, text)
+
+    def _frames_stand(self, fence: Fence) -> bool:
+        listed = egress_commands.attempt(("nft", "-j", "list", "table", *egress_frames.TABLE.split()))
+        return listed.returncode == 0 and egress_frames.stand(fence, listed.stdout)
 
     def _tool(self, family: int, what: str = "") -> str:
         return "-".join(word for word in (TOOLS[family], self._flavor, what) if word)
@@ -182,7 +195,7 @@ def _replacing(text: str, saved: str) -> str:
     """Return a text for iptables-restore that also takes out, in the same transaction, what is there of ours now."""
     there = egress_iptables.chain_sizes(saved)
     wanted = egress_iptables.chain_sizes(text)
-    lines = []
+    lines: list[str] = []
     table = ""
     for line in text.splitlines():
         stale = sorted(set(there.get(table, ())) - set(wanted.get(table, ())))
@@ -235,15 +248,3 @@ def _sum(fence: Fence, scope: str, numbers: Mapping[str, tuple[int, int]]) -> tu
     guests = fence.guests_of(scope)
     own = [*egress_ipsets.addresses(guests, 4), *egress_ipsets.addresses(guests, 6)]
     return sum(numbers.get(one, (0, 0))[0] for one in own), sum(numbers.get(one, (0, 0))[1] for one in own)
-
-
-def _bridge_ruleset(fence: Fence) -> str:
-    return ""
-
-
-def _bridge_removal() -> str:
-    return ""
-
-
-def _bridge_loaded(fence: Fence) -> bool:
-    return True
