@@ -12,8 +12,9 @@ import pytest
 
 pytest.importorskip("fakepve", reason="the fake of Proxmox VE needs Python 3.10")
 
-from tests.fakes.proxmox_host import Host
+from tests.fakes.proxmox_host import SECRET, TOKEN, Host
 from tests.fakes.proxmox_schema import all_problems, schemas
+from tests.integration.modules.plays import Play, task
 
 from fleet_core.errors import Conflict, InvalidInput
 from fleet_core.fences import Bridge, Fence, Grant, Guest, Hub, Proxy, Scope
@@ -274,3 +275,35 @@ def test_a_machine_that_is_changed_keeps_its_fence(host: Host) -> None:
     (found,) = adapter.guests.machines(["web-1"])
     assert found.marks.fence
     assert f"fleet-fence-{found.marks.fence}" in found.marks.evolve(project="other").text().split(";")
+
+
+def test_the_module_writes_a_policy_shows_it_first_and_takes_it_back(host: Host, tmp_path: Path) -> None:
+    machine(host, 1)
+    play = Play(tmp_path, tmp_path / "fleet")
+    settings = {"host": host.pve.url, "token_id": TOKEN, "token_secret": SECRET, "verify": host.ca}
+    card = {"name": "web-1", "network": "vmbr1", "mac": mac(1), "address": "192.168.100.1", "project": "shop"}
+    policy = {
+        "networks": [{"name": "vmbr1", "address": "192.168.100.254/24"}],
+        "machines": [card, {**card, "name": "web-2", "mac": mac(2), "address": "192.168.100.2"}],
+        "policies": {"projects": {"shop": {"presets": ["github"], "allow": ["10.0.1.30:5432"]}}},
+    }
+    bare = {**policy, "machines": [{key: value for key, value in card.items() if key != "address"}]}
+    how = {"provider_settings": settings}
+    shown, made, again, wrong, gone, nothing = play(
+        [
+            task("proxmox_fence", check_mode=True, policy=policy, **how),
+            task("proxmox_fence", policy=policy, enable=True, management=["198.51.100.0/24"], **how),
+            task("proxmox_fence", policy=policy, thorough=True, **how),
+            task("proxmox_fence", ignore_errors=True, policy=bare, **how),
+            task("proxmox_fence", state="absent", **how),
+            task("proxmox_fence", state="absent", thorough=True, **how),
+        ]
+    )
+    assert "put the second fence round machine web-1" in shown["actions"]
+    assert shown["diff"]["after"]["machine web-1"]["options"]["policy_out"] == "DROP"
+    assert (made["machines"], made["missing"], made["enforced"], made["problems"]) == (["web-1"], ["web-2"], True, [])
+    assert not again["changed"]
+    assert 'machine "web-1": card bc:24:11:00:00:01: expected an address' in wrong["msg"]
+    assert "take the second fence off machine web-1" in gone["actions"]
+    assert not nothing["changed"]
+    assert (cluster(host)["groups"], list(cluster(host)["ipset"])) == ({}, ["management"])
