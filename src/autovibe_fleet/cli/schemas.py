@@ -14,7 +14,7 @@ from fleet_core.names import nearest
 
 from .session import Session
 
-SCHEMAS = {"agent": "agent.json", "task-list": "task_list.json"}
+SCHEMAS = {"agent": "agent.json", "task-list": "task_list.json", "egress": "egress.json"}
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -32,9 +32,9 @@ def load(name: str) -> dict[str, Any]:
 
 def schema(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="agent|task-list", autocompletion=_complete)],
+    name: Annotated[str, typer.Argument(metavar="agent|task-list|egress", autocompletion=_complete)],
 ) -> None:
-    """Print the JSON Schema of agents or of task lists.
+    """Print the JSON Schema of agents, of task lists or of network policies.
 
     Editors check and complete a YAML file that begins with: # yaml-language-server: $schema=PATH
     """

@@ -177,7 +177,7 @@ def test_a_wrong_file_is_one_sentence_that_names_it(
         (("edit", "errors", "work"), 2, "edit: expected a terminal, $EDITOR or --body-file"),
         (("edit", "errors", "--body-file", "-"), 2, "body: expected text"),
         (("stop", "error"), 3, 'process "error": not declared, did you mean "errors"?'),
-        (("schema", "agents"), 3, 'schema "agents": expected agent or task-list, did you mean "agent"?'),
+        (("schema", "agents"), 3, 'schema "agents": expected agent or task-list or egress, did you mean "agent"?'),
         (("agents", "export", "--revision", "1"), 2, "export: --revision needs the name of one agent"),
     ],
 )
@@ -487,7 +487,7 @@ def test_names_steps_methods_and_revisions_are_completed(host: Fleet) -> None:
     assert completed("fleet edit complete-me w") == ["work"]
     assert completed("fleet rollback complete-me ") == ["1"]
     assert completed("fleet message complete-me --step w") == ["work"]
-    assert completed("fleet schema ") == ["agent", "task-list"]
+    assert completed("fleet schema ") == ["agent", "task-list", "egress"]
 
 
 def test_the_help_names_every_key_of_json(host: Fleet) -> None:
@@ -502,7 +502,7 @@ def test_the_help_names_every_key_of_json(host: Fleet) -> None:
 
 
 def test_schemas_are_printed(host: Fleet) -> None:
-    for name in ("agent", "task-list"):
+    for name in ("agent", "task-list", "egress"):
         schema = host.json("schema", name)
         jsonschema.Draft202012Validator.check_schema(schema)
         assert json.loads(host.ok("schema", name).out) == schema
