@@ -29,6 +29,7 @@ LEASE = "1h"
 # addresses that no set has learned, ANY brings all of them.
 FILTERED = "TXT,NULL,HTTPS,SVCB,ANY"
 _LINE = 1000
+_MODERN = (2, 87)  # bogus-nxdomain takes networks of both families
 _VERSION = re.compile(r"^Dnsmasq version (?P<major>\d+)\.(?P<minor>\d+)", re.MULTILINE)
 _OPTIONS = re.compile(r"^Compile time options: (?P<options>.*)$", re.MULTILINE)
 
@@ -81,11 +82,11 @@ def resolver(fence: Fence, scope: Scope, backend_name: str, log_file: str, found
         *(f"interface={bridge}" for bridge in _bridges(fence, scope)),
         "except-interface=lo",
         f"port={scope.resolver_port}",
-        *_limits(found),
+        *_limits(),
         *_answers(found),
         *_hub(fence, scope),
         *_names(fence, scope, backend_name),
-        *_rebinding(fence, scope),
+        *_rebinding(fence, scope, found),
     ]
     return "\n".join(lines) + "\n"
 
@@ -105,7 +106,7 @@ def _process(log_file: str) -> list[str]:
     ]
 
 
-def _limits(found: Build) -> list[str]:
+def _limits() -> list[str]:
     return [
         f"cache-size={CACHE_ENTRIES}",
         f"max-ttl={LONGEST_LIFE}",
@@ -118,7 +119,7 @@ def _limits(found: Build) -> list[str]:
 def _answers(found: Build) -> list[str]:
     """What is answered without an upstream, and what is taken out of answers."""
     lines = ["domain-needed", "bogus-priv"]
-    if found.version >= (2, 81):
+    if found.version >= _MODERN:
         lines.append("no-ident")
     if found.version >= (2, 90):
         lines.append(f"filter-rr={FILTERED}")
@@ -184,8 +185,10 @@ def _below(name: str, domains: Iterable[str]) -> bool:
     return any(name == domain or name.endswith(f".{domain}") for domain in domains)
 
 
-def _rebinding(fence: Fence, scope: Scope) -> list[str]:
+def _rebinding(fence: Fence, scope: Scope, found: Build) -> list[str]:
     """Answers with a special address become "no such name", unless a grant opens that network."""
+    if found.version < _MODERN:
+        return ["stop-dns-rebind"]  # a fixed list of networks, shorter than ours; the rules of packets have all of them
     granted4 = [one for grant in scope.grants for one in grant.networks4]
     granted6 = [one for grant in scope.grants for one in grant.networks6]
     closed = [*without(fence.special4, granted4), *without(fence.special6, granted6)]

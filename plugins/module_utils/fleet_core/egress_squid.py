@@ -188,7 +188,7 @@ def _scope(fence: Fence, scope: Scope) -> list[str]:
     if scope.denied_names:
         lines += [*_domains(f"{ours}_no", scope.denied_names), f"http_access deny {ours} {ours}_no"]
     lines += _acl(f"{ours}_special dst", special_networks(fence, scope))
-    grants = [grant for grant in scope.grants if grant.protocol in ("tcp", "any")]
+    grants = _of_tcp(scope)
     for grant in grants:
         lines += _grant(fence, scope, grant)
     lines += _leading(fence, scope, grants)
@@ -250,7 +250,11 @@ def _greetings(fence: Fence) -> list[str]:
 
 
 def _named(scope: Scope) -> list[str]:
-    return _widest(name for grant in scope.grants for name in grant.names)
+    return _widest(name for grant in _of_tcp(scope) for name in grant.names)
+
+
+def _of_tcp(scope: Scope) -> list[Grant]:
+    return [grant for grant in scope.grants if grant.protocol in ("tcp", "any")]
 
 
 def _greeted(fence: Fence, scope: Scope) -> list[str]:
