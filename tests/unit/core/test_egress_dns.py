@@ -45,7 +45,8 @@ def test_a_scope_without_a_resolver_has_no_configuration() -> None:
 
 def test_only_allowed_names_have_servers() -> None:
     servers = [line for line in lines(SCOPES[0]) if line.startswith("server=")]
-    assert "server=/example.org/10.0.1.1" in servers and "server=/example.org/10.0.1.2#5353" in servers
+    assert "server=/example.org/10.0.1.1" in servers
+    assert "server=/example.org/10.0.1.2#5353" in servers
     assert not [line for line in servers if line.startswith("server=1")]  # none for all names
 
 
@@ -116,7 +117,8 @@ def test_a_name_in_more_grants_than_a_line_holds_is_an_error() -> None:
 def test_names_must_not_lead_to_special_networks_but_to_granted_ones() -> None:
     found = lines(SCOPES[0])
     assert {"bogus-nxdomain=127.0.0.0/8", "bogus-nxdomain=fe80::/9", "bogus-nxdomain=10.8.0.0/16"} <= set(found)
-    assert "bogus-nxdomain=10.9.0.0/16" not in found and "bogus-nxdomain=10.0.0.0/8" not in found
+    assert "bogus-nxdomain=10.9.0.0/16" not in found
+    assert "bogus-nxdomain=10.0.0.0/8" not in found
 
 
 @pytest.mark.parametrize(
@@ -131,17 +133,19 @@ def test_names_must_not_lead_to_special_networks_but_to_granted_ones() -> None:
 )
 def test_old_versions_are_told_what_they_understand(version: tuple[int, int], there: str, missing: str) -> None:
     found = lines(SCOPES[0], "iptables", Build(version))
-    assert there in found and missing not in found
+    assert there in found
+    assert missing not in found
 
 
 def test_the_version_and_its_options_are_read() -> None:
     found = build(VERSION.format(version="2.90", options="ipset nftset"))
-    assert found.version == (2, 90) and {"ipset", "nftset"} <= found.options
+    assert found.version == (2, 90)
+    assert {"ipset", "nftset"} <= found.options
     assert build(VERSION.format(version="2.80-1", options="ipset")).version == (2, 80)
 
 
 def test_another_program_is_no_dnsmasq() -> None:
-    with pytest.raises(Unavailable, match='dnsmasq: expected "Dnsmasq version 2.NN" .*, found "BusyBox v1.35"'):
+    with pytest.raises(Unavailable, match=r'dnsmasq: expected "Dnsmasq version 2\.NN" .*, found "BusyBox v1\.35"'):
         build("BusyBox v1.35\nUsage: ...\n")
 
 

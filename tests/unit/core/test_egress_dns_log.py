@@ -48,7 +48,8 @@ def test_what_was_refused_is_told_with_its_reason(words: list[str], expected: Re
     "words",
     [
         ["query[A] example.org from 192.168.100.10", "forwarded example.org to 10.0.1.1",
-         "nftset add 4 inet fleet_egress fleet_n0000aaaa_4 203.0.113.10 example.org", "reply example.org is 203.0.113.10"],
+         "nftset add 4 inet fleet_egress fleet_n0000aaaa_4 203.0.113.10 example.org",
+         "reply example.org is 203.0.113.10"],
         ["query[A] example.org from 192.168.100.10", "cached example.org is 203.0.113.10"],
         ["query[PTR] 10.1.168.192.in-addr.arpa from 192.168.100.10", "config 192.168.1.10 is NXDOMAIN"],
         ["query[A] plain from 192.168.100.10", "config plain is NXDOMAIN"],

@@ -80,13 +80,15 @@ def test_what_is_granted_for_a_time_ends_with_it() -> None:
 @pytest.mark.parametrize(
     ("address", "port", "leads"),
     [("8.8.8.8", 443, True), ("10.0.0.1", 443, False), ("10.9.0.7", 2222, True), ("10.9.0.7", 443, False),
-     ("127.0.0.1", 2222, False), ("192.168.100.11", 2222, False), ("169.254.169.254", 80, False), ("fe80::1", 443, False)],
+     ("127.0.0.1", 2222, False), ("192.168.100.11", 2222, False),
+     ("169.254.169.254", 80, False), ("fe80::1", 443, False)],
 )  # fmt: skip
 def test_where_names_may_lead(address: str, port: int, leads: bool) -> None:
     import ipaddress
 
     scope = POLICY.scope(WEB)
-    assert scope and scope.leads(ipaddress.ip_address(address), port, NOW) is leads
+    assert scope
+    assert scope.leads(ipaddress.ip_address(address), port, NOW) is leads
 
 
 def test_without_a_policy_nobody_gets_out() -> None:
@@ -162,5 +164,6 @@ def test_a_path_is_written_without_what_could_be_a_key(path: str, shown: str) ->
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_no_words_of_a_guest_are_an_error(host: str, said: str) -> None:
     found: Any = POLICY.refusal(WEB, as_host(host), 443, NOW)
-    assert isinstance(found, str) and isinstance(mismatch(as_host(host), said, [said]), str)
+    assert isinstance(found, str)
+    assert isinstance(mismatch(as_host(host), said, [said]), str)
     assert "?" not in loggable("/" + said + "?" + host)

@@ -83,7 +83,8 @@ def test_udp_opens_nothing() -> None:
 
 def test_a_name_leads_to_a_granted_network_on_its_ports_only() -> None:
     allowed = [line for line in access(lines(replace(SCOPES[0], grants=(WEB, API)))) if " l_0000bbbb" in line]
-    assert len(allowed) == 1 and " p_0000bbbb l_0000bbbb !s_37a8eec1_closed" in allowed[0]
+    assert len(allowed) == 1
+    assert " p_0000bbbb l_0000bbbb !s_37a8eec1_closed" in allowed[0]
 
 
 def test_the_greeting_belongs_to_the_name_of_connect() -> None:
@@ -121,7 +122,7 @@ def test_a_line_of_the_log_is_json_whatever_a_guest_says() -> None:
 def test_the_build_is_read() -> None:
     assert build("Squid Cache: Version 5.7\nconfigure options:  '--with-openssl'\n") == Build((5, 7), True)
     assert build("Squid Cache: Version 6.13\nconfigure options:  '--with-gnutls'\n") == Build((6, 13), False)
-    with pytest.raises(Unavailable, match='squid: expected "Squid Cache: Version N.N", found "nope"'):
+    with pytest.raises(Unavailable, match=r'squid: expected "Squid Cache: Version N\.N", found "nope"'):
         build("nope\n")
 
 
