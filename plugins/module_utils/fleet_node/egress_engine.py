@@ -179,6 +179,7 @@ class Engine:
         return egress_wanted.work_out(self.store, record, declaration, live, now, tuple(self.upstreams()), exact)
 
     def _apply(self, record: Record, wanted: Wanted) -> Planned:
+        self.store.clean()  # of what a killed apply has left behind
         # What the services lack is known once the rules are in force: they do not wait for them.
         old = egress_wanted.recorded_fence(record)
         left = self._left(record, old, wanted)
@@ -188,9 +189,16 @@ class Engine:
             for tool in TOOLS:
                 find(tool)
             self._load(record, old, wanted, left or _Left())
-        served = self._serve(record, wanted, drifted)
+        try:
+            served = self._serve(record, wanted, drifted)
+        except FleetError:
+            # What is closed is cut nevertheless. The note stays: a resolver may bring back what is forgotten here.
+            self._narrow(wanted, left or _Left())
+            raise
         if planned.change.changed or left is not None:
-            self._finish(wanted, left or _Left())
+            self._narrow(wanted, left or _Left())
+            self.store.finish()
+            self.step("finished")
         return planned.with_services(served)
 
     def _left(self, record: Record, old: Fence | None, wanted: Wanted) -> _Left | None:
@@ -275,7 +283,8 @@ class Engine:
             self.services.hang_up(again)
         return change
 
-    def _finish(self, wanted: Wanted, left: _Left) -> None:
+    def _narrow(self, wanted: Wanted, left: _Left) -> None:
+        """Forget what names led to that are no longer allowed, and cut connections that are not."""
         rules = backend(wanted.declaration.backend)
         if left.forget:
             rules.forget(egress_changes.forgotten(wanted.fence, left.forget, rules.learned(wanted.fence)))
@@ -284,8 +293,6 @@ class Engine:
             learned = rules.learned(wanted.fence)
             egress_flows.cut(wanted.fence, learned, left.cut, left.moved, self._second())
         self.step("cut")
-        self.store.finish()
-        self.step("finished")
 
     def _drifted(self, record: Record, wanted: Wanted, exact: bool) -> bool:
         """Tell whether the kernel has other rules than those that were applied. Not asked where none were."""

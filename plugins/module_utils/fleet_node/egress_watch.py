@@ -38,7 +38,7 @@ from .egress_backends import backend
 from .egress_engine import Engine
 from .egress_store import AGED, DENIALS, METRICS, NOTHING, Record
 
-GATHER, TICK, COUNT, RETRY = 1.0, 5.0, 15.0, 10.0  # seconds between writing, looking at the rules, counting, retrying
+GATHER, TICK, COUNT, RETRY = 1.0, 5.0, 10.0, 10.0  # seconds between writing, looking at the rules, counting, retrying
 AGE = 3600.0  # seconds after which what names led to is old
 
 
@@ -61,6 +61,7 @@ class Watch:
         self._due: dict[str, float] = {}
         self._said = ""
         self._ending = False
+        self._waking = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def run(self) -> None:
         """Watch until a signal ends it."""
@@ -84,6 +85,7 @@ class Watch:
 
     def _end(self, *_signal: Any) -> None:
         self._ending = True
+        os.write(self._waking[1], b"x")  # select() would go on after a signal
 
     def _try(self, work: Any) -> None:
         """Do something; what goes wrong is said once, and tried again later."""
@@ -96,12 +98,9 @@ class Watch:
 
     def _wait(self) -> None:
         pause = max(0.0, min(self._due.values()) - time.monotonic())
-        if self._reader is None:
-            time.sleep(min(pause, GATHER))
-            return
-        with contextlib.suppress(InterruptedError):
-            if select.select([self._reader], [], [], pause)[0]:
-                self._try(self._read)
+        sources: list[Any] = [self._waking[0]] if self._reader is None else [self._waking[0], self._reader]
+        if self._reader in select.select(sources, [], [], pause)[0]:
+            self._try(self._read)
 
     # Denials
 
