@@ -92,9 +92,10 @@ benchmarks: dev ## Compare with other tools; prints ratios (ARGS='claims supervi
 ##@ Make
 
 .PHONY: docs
-docs: dev ## Write docs/modules/*.md and docs/cli.md from what they describe
+docs: dev ## Write docs/modules/*.md, docs/cli.md and the table of docs/egress.md from what they describe
 	@python tests/tools/module_docs.py
 	@python tests/tools/cli_docs.py
+	@python tests/tools/egress_docs.py
 
 .PHONY: format
 format: dev ## Let ruff order imports and lay out code

@@ -29,9 +29,9 @@ class Preset:
 
 
 _MODEL = "Whatever a machine reads can be sent to the model, with any account whose key it has; files can be uploaded."
-_PUBLISH = "Anybody with a token can publish packages, and so leave data there."
+_PUBLISH = "Anybody with a token can publish, and so leave data there; anybody's packages run code when installed."
 _READ = "Downloads only; the names of what is asked for are seen by the mirrors."
-_SHARED = "The hosts serve many projects, anybody's among them."
+_SHARED = "The hosts serve what anybody has put there."
 
 _MODELS = (
     Preset(
@@ -115,24 +115,24 @@ _CODE = (
     ),
 )
 _PACKAGES = (
-    Preset("pypi", "Packages of Python: pip, uv", f"{_READ} {_PUBLISH}", ("pypi.org", "files.pythonhosted.org")),
-    Preset("npm", "Packages of Node.js: npm, pnpm", f"{_READ} {_PUBLISH}", ("registry.npmjs.org",)),
-    Preset("yarn", "Packages of Node.js: yarn", f"{_READ} {_PUBLISH}", ("registry.yarnpkg.com", "repo.yarnpkg.com")),
+    Preset("pypi", "Packages of Python: pip, uv", _PUBLISH, ("pypi.org", "files.pythonhosted.org")),
+    Preset("npm", "Packages of Node.js: npm, pnpm", _PUBLISH, ("registry.npmjs.org",)),
+    Preset("yarn", "Packages of Node.js: yarn", _PUBLISH, ("registry.yarnpkg.com", "repo.yarnpkg.com")),
     Preset("nodejs", "Node.js itself, and headers to build with", _READ, ("nodejs.org",), uploads=False),
     Preset(
         "crates",
         "Crates of Rust",
-        f"{_READ} {_PUBLISH}",
+        _PUBLISH,
         ("crates.io",),
     ),
     Preset("rustup", "Tool chains of Rust", _READ, ("static.rust-lang.org", "sh.rustup.rs"), uploads=False),
     Preset(
         "golang",
         "Modules and tool chains of Go",
-        "Downloads only; the proxy fetches any public module, so the path that is asked for can carry a message.",
+        "The proxy fetches any public module: the path that is asked for can carry a message to its owner.",
         ("proxy.golang.org", "sum.golang.org", "go.dev", "dl.google.com"),
     ),
-    Preset("rubygems", "Gems of Ruby", f"{_READ} {_PUBLISH}", ("rubygems.org",)),
+    Preset("rubygems", "Gems of Ruby", _PUBLISH, ("rubygems.org",)),
     Preset(
         "maven",
         "Packages of Java: Maven Central, Gradle's plugins",
@@ -140,12 +140,18 @@ _PACKAGES = (
         ("repo.maven.apache.org", "repo1.maven.org", "plugins.gradle.org", "services.gradle.org"),
         uploads=False,
     ),
-    Preset("packagist", "Packages of PHP: composer", _READ, ("packagist.org", "getcomposer.org"), uploads=False),
-    Preset("nuget", "Packages of .NET", f"{_READ} {_PUBLISH}", ("api.nuget.org", "globalcdn.nuget.org")),
+    Preset(
+        "packagist",
+        "Packages of PHP: composer",
+        f"{_READ} Most archives lie at GitHub, which is a preset of its own.",
+        ("packagist.org", "getcomposer.org"),
+        uploads=False,
+    ),
+    Preset("nuget", "Packages of .NET", _PUBLISH, ("api.nuget.org", "globalcdn.nuget.org")),
     Preset(
         "conda",
         "Packages of Anaconda and conda-forge",
-        f"{_READ} {_PUBLISH}",
+        _PUBLISH,
         ("repo.anaconda.com", "conda.anaconda.org", "anaconda.org"),
     ),
     Preset(
@@ -158,7 +164,7 @@ _PACKAGES = (
         ),
     ),
     Preset("quay", "Container images of Quay", _PUBLISH, ("quay.io",)),
-    Preset("galaxy", "Collections and roles of Ansible Galaxy", f"{_READ} {_PUBLISH}", ("galaxy.ansible.com",)),
+    Preset("galaxy", "Collections and roles of Ansible Galaxy", _PUBLISH, ("galaxy.ansible.com",)),
     Preset(
         "playwright",
         "Browsers for Playwright",
@@ -184,16 +190,17 @@ _SYSTEMS = (
         _READ,
         (
             *("archive.ubuntu.com:80,443", "security.ubuntu.com:80,443", "ports.ubuntu.com:80,443"),
-            *("changelogs.ubuntu.com:80,443", "keyserver.ubuntu.com:80,443"),
+            "changelogs.ubuntu.com:80,443",
         ),
+        uploads=False,
     ),
     Preset(
         "launchpad",
-        "Personal package archives of Ubuntu",
-        f"{_READ} {_SHARED}",
-        ("ppa.launchpadcontent.net", "api.launchpad.net"),
+        "Personal package archives of Ubuntu, and their keys",
+        f"{_SHARED} The key server takes keys of anybody.",
+        ("ppa.launchpadcontent.net", "api.launchpad.net", "keyserver.ubuntu.com:80,443"),
     ),
-    Preset("snap", "Snaps", f"{_READ} {_SHARED}", ("api.snapcraft.io", "snapcraftcontent.com")),
+    Preset("snap", "Snaps", _SHARED, ("api.snapcraft.io", "snapcraftcontent.com")),
     Preset("alpine", "Packages of Alpine Linux", _READ, ("dl-cdn.alpinelinux.org:80,443",), uploads=False),
     Preset(
         "fedora",
@@ -271,8 +278,9 @@ def known_domains() -> frozenset[str]:
 
 def markdown(presets: Iterable[Preset] = tuple(PRESETS.values())) -> str:
     """Return the table of presets of the documentation."""
-    rows = ["| preset | for | what it opens | by nature |", "|---|---|---|---|"]
+    rows = ["| preset | for | what it opens | takes uploads | by nature |", "|---|---|---|---|---|"]
     for preset in presets:
         entries = ", ".join(f"`{found.text}`" for found in preset_entries(preset.name))
-        rows.append(f"| `{preset.name}` | {preset.title} | {entries} | {preset.opens} |")
+        uploads = "yes" if preset.uploads else "no"
+        rows.append(f"| `{preset.name}` | {preset.title} | {entries} | {uploads} | {preset.opens} |")
     return "\n".join(rows) + "\n"
