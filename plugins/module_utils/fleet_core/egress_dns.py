@@ -120,7 +120,7 @@ def _answers(found: Build) -> list[str]:
     """What is answered without an upstream, and what is taken out of answers."""
     lines = ["domain-needed", "bogus-priv"]
     if found.version >= _MODERN:
-        lines.append("no-ident")
+        lines += ["no-ident", "strip-mac", "strip-subnet"]
     if found.version >= (2, 90):
         lines.append(f"filter-rr={FILTERED}")
     return lines
