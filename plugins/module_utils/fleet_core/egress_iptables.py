@@ -9,7 +9,7 @@ Sources: iptables(8), iptables-extensions(8). The names of chains have at most 2
 from __future__ import annotations
 
 from . import egress_ipsets as sets
-from .egress_iptables_scopes import Chain, ends, gateway, hub_rules, port_matches, scope_rules, words
+from .egress_iptables_scopes import Chain, ends, gateway, hub_rules, log_limit, port_matches, scope_rules, words
 from .fences import Bridge, Fence, Scope
 
 FILTER, NAT = "filter", "nat"
@@ -96,8 +96,7 @@ def _filter(fence: Fence, family: int) -> list[str]:
     ]
     if fence.log_rate:
         rules.append(
-            f"-A {SPOOF} -m limit --limit {fence.log_rate}/sec -j NFLOG --nflog-group {fence.log_group}"
-            ' --nflog-prefix "fleet spoof - "'
+            f'-A {SPOOF} {log_limit(fence)} -j NFLOG --nflog-group {fence.log_group} --nflog-prefix "fleet spoof - "'
         )
     return [*rules, f"-A {SPOOF} -j DROP"]
 

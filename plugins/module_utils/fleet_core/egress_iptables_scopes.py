@@ -241,7 +241,13 @@ def _count(chain: str, family: int, way: str) -> str:
 
 
 def _limited(fence: Fence, chain: str, target: str) -> Sequence[str]:
-    return (f"-A {chain} -m limit --limit {fence.log_rate}/sec {target}",) if fence.log_rate else ()
+    return (f"-A {chain} {log_limit(fence)} {target}",) if fence.log_rate else ()
+
+
+def log_limit(fence: Fence) -> str:
+    """Return the match that holds what is logged to the rate of a fence, which is not 0 and at most 10,000."""
+    rate = min(fence.log_rate, 10000)
+    return f"-m limit --limit {rate}/sec --limit-burst {max(rate, 5)}"
 
 
 def _log(fence: Fence, reason: str, scope: Scope) -> str:

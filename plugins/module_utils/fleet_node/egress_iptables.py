@@ -93,7 +93,7 @@ class Iptables:
             f"ipset restore <{shlex.quote(f'{place}/{SETS}')}",
             f"nft -f {shlex.quote(f'{place}/{BRIDGE}')}",
             f"fleet_strangers {shlex.quote(f'{place}/{STRANGERS}')}",
-            *(f"fleet_rules {self._tool(family)} {shlex.quote(f'{place}/{file}')}" for family, file in RULES.items()),
+            *(f"fleet_rules {self.tool(family)} {shlex.quote(f'{place}/{file}')}" for family, file in RULES.items()),
         ]
         return BOOT.format(steps="\n".join(f"{step} || fleet_failed=1" for step in steps))
 
@@ -162,14 +162,15 @@ class Iptables:
         listed = egress_commands.attempt(("nft", "-j", "list", "table", *egress_frames.TABLE.split()))
         return listed.returncode == 0 and egress_frames.stand(fence, listed.stdout)
 
-    def _tool(self, family: int, what: str = "") -> str:
+    def tool(self, family: int, what: str = "") -> str:
+        """Return the name of a tool of this flavor. what: "save", "restore", or empty for the one of single rules."""
         return "-".join(word for word in (TOOLS[family], self._flavor, what) if word)
 
     def _saved(self, family: int) -> str:
-        return egress_commands.run((self._tool(family, "save"),))
+        return egress_commands.run((self.tool(family, "save"),))
 
     def _restore(self, family: int, text: str) -> None:
-        egress_commands.run((self._tool(family, "restore"), *WAIT, "--noflush"), text)
+        egress_commands.run((self.tool(family, "restore"), *WAIT, "--noflush"), text)
 
     def _others(self) -> Iterator[Iptables]:
         """Yield the flavors of iptables that this host has besides ours: where rules may be left."""
@@ -180,7 +181,7 @@ class Iptables:
 
     def _lacking(self) -> str:
         """Return, as the end of a sentence, which modules the kernel lacks of those that rules need."""
-        tool = self._tool(4)
+        tool = self.tool(4)
         missing = [
             module
             for module, rule in MODULES.items()

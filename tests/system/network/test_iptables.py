@@ -3,21 +3,28 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.requirements import require_tool, unavailable
 from tests.system.network import internet
-from tests.system.network.lab import Lab
+from tests.system.network.lab import Lab, end, wait_for
 
+from fleet_core.egress_denials import logged
+from fleet_core.egress_dns import resolver
+from fleet_core.errors import ProcessFailed
 from fleet_core.fences import Fence, Grant, Hub, Proxy, Scope
 from fleet_core.flows import ALLOWED, Flow, verdict
 from fleet_node.egress_iptables import Iptables
+from fleet_node.egress_nflog import Reader
 
 HOSTS = internet.HOSTS
 TCP, UDP = (22, 25, 8080), (443, 5000)
@@ -76,13 +83,18 @@ class Gateway:
         self.lab.gateway.run("conntrack", "-F")
 
 
-@pytest.fixture(scope="module", params=["nft", "legacy"])
+in_both_flavors = pytest.mark.parametrize("gateway", ["nft", "legacy"], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def gateway(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    for tool in ("ipset", "conntrack", "nft", f"iptables-{request.param}"):
+    """The gateway with iptables of nf_tables, or in both flavors where a test says so."""
+    flavor = getattr(request, "param", "nft")
+    for tool in ("ipset", "conntrack", "nft", f"iptables-{flavor}"):
         require_tool(tool, "to test the backend iptables")
-    if lab.gateway.run(f"iptables-{request.param}", "-S", check=False).returncode:
-        unavailable(f"a kernel with the tables of iptables-{request.param} is needed")
-    found = Gateway(lab, Iptables(request.param), tmp_path_factory.mktemp(request.param))
+    if lab.gateway.run(f"iptables-{flavor}", "-S", check=False).returncode:
+        unavailable(f"a kernel with the tables of iptables-{flavor} is needed")
+    found = Gateway(lab, Iptables(flavor), tmp_path_factory.mktemp(flavor))
     yield found
     with lab.gateway.inside():
         found.backend.remove()
@@ -111,6 +123,7 @@ def begin(lab: Lab, flow: Flow, timeout: float = 0.7) -> Future[Any]:
     return web.begin(flow.protocol, address=flow.destination, port=flow.port, timeout=timeout)
 
 
+@in_both_flavors
 @pytest.mark.parametrize("mode", ["locked", "strict", "allowlist", "open"])
 def test_packets_go_where_the_fence_means_them_to(gateway: Gateway, mode: str) -> None:
     lab = gateway.lab
@@ -128,3 +141,322 @@ def test_packets_go_where_the_fence_means_them_to(gateway: Gateway, mode: str) -
         if (meant == ALLOWED and served) != (found == "open"):
             wrong.append((flow, meant, found))
     assert not wrong
+
+
+def outcome(lab: Lab, what: str, address: str, timeout: float = 0.7, **values: Any) -> str:
+    """What becomes of one try of web-1."""
+    return str(lab.machines["web-1"].probe(what, address=address, timeout=timeout, **values)["outcome"])
+
+
+def test_what_is_denied_is_told_at_once(gateway: Gateway) -> None:
+    gateway.load(fence_of(gateway.lab, scope("allowlist")))
+    assert outcome(gateway.lab, "tcp", HOSTS["forbidden"][0], port=22) == "refused"
+    assert outcome(gateway.lab, "tcp", HOSTS["forbidden"][1], port=22) == "refused"
+    answered = ("refused", "unreachable")  # the kernel sends one such answer a second
+    wait_for(lambda: outcome(gateway.lab, "udp", HOSTS["forbidden"][0], port=5000) in answered, "an answer to UDP", 5)
+    assert outcome(gateway.lab, "tcp", HOSTS["metadata"][0], port=80) == "timeout"
+
+
+def test_guests_get_out_under_the_address_of_the_gateway(gateway: Gateway) -> None:
+    fence = fence_of(gateway.lab, scope("open", denied4=(), denied6=()))
+    gateway.load(fence)
+    web = gateway.lab.machines["web-1"]
+    assert web.probe("tcp", address=HOSTS["cdn"][0], port=22)["client"] == "11.0.0.2"
+    assert web.probe("tcp", address=HOSTS["cdn"][1], port=22)["client"] == "2fff::2"
+    plain = tuple(replace(bridge, nat=False) for bridge in fence.bridges)
+    gateway.load(fence.evolve(bridges=plain))
+    assert web.probe("tcp", address=HOSTS["cdn"][0], port=22)["client"] == "192.168.100.10"
+
+
+def test_only_this_host_may_begin_to_talk_to_a_guest(gateway: Gateway) -> None:
+    gateway.load(fence_of(gateway.lab, scope("open")))
+    for address in ("192.168.100.10", "fd00:100::10"):
+        assert gateway.lab.internet.probe("tcp", address=address, port=8080, timeout=0.4)["outcome"] == "timeout"
+        assert gateway.lab.gateway.probe("tcp", address=address, port=8080)["outcome"] == "open"
+
+
+def test_resolver_and_proxy_are_not_for_the_world_outside(gateway: Gateway) -> None:
+    gateway.load(fence_of(gateway.lab, scope("open", resolver_port=22)))
+    tries = [("192.168.100.1", 22), ("fd00:100::1", 22), ("192.168.100.1", 8006)]
+    for address, port in tries:
+        assert gateway.lab.internet.probe("tcp", address=address, port=port, timeout=0.4)["outcome"] == "timeout"
+    assert outcome(gateway.lab, "tcp", "192.168.100.1", port=22) == "open"
+
+
+@pytest.mark.parametrize("br_netfilter", [0, 1])
+def test_peers_of_a_bridge_talk_and_others_do_not(gateway: Gateway, br_netfilter: int) -> None:
+    lab = gateway.lab
+    fence = fence_of(lab, scope("allowlist"))
+    peers = {"web-1": ("web-2",), "web-2": ("web-1",), "db-1": ("web-1",)}
+    guests = tuple(replace(guest, peers=peers.get(guest.name, ())) for guest in fence.guests)
+    gateway.load(fence.evolve(guests=guests))
+    if Path("/proc/sys/net/bridge").is_dir():
+        switches = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
+        lab.gateway.run("sysctl", "-qw", *(f"net.bridge.{name}={br_netfilter}" for name in switches))
+    try:
+        found = {
+            address: outcome(lab, "tcp", address, port=8080)
+            for name in ("web-2", "db-1")
+            for address in (lab.machines[name].guest.address4, lab.machines[name].guest.address6)
+        }
+        lab.machines["web-1"].namespace.ip("neigh flush all")
+        assert outcome(lab, "ping", "fd00:100::11") == "open"
+    finally:
+        if Path("/proc/sys/net/bridge").is_dir():
+            lab.gateway.run("sysctl", "-qw", *(f"net.bridge.{name}=0" for name in switches))
+    reached = {address for address, how in found.items() if how == "open"}
+    assert reached == {"192.168.100.11", "fd00:100::11"}
+
+
+def test_names_open_what_they_lead_to(gateway: Gateway, tmp_path: Path) -> None:
+    lab = gateway.lab
+    shop = scope("allowlist", resolver_port=10053)
+    fence = fence_of(lab, shop)
+    gateway.load(fence)
+    gateway.lab.gateway.run("ipset", "flush", NAMED.set_name(4))
+    gateway.lab.gateway.run("ipset", "flush", NAMED.set_name(6))
+    os.chmod(tmp_path, 0o755)
+    configuration = tmp_path / "dnsmasq.conf"
+    configuration.write_text(resolver(fence, shop, "iptables", str(tmp_path / "log")), encoding="utf-8")
+    with process(lab, require_tool("dnsmasq", "to answer names"), "-k", "-u", "root", "-C", str(configuration)):
+        web = lab.machines["web-1"]
+        wait_for(lambda: ask(lab, "192.168.100.1", "allowed.example")["outcome"] == "open", "the resolver answers")
+        lab.gateway.run("ipset", "flush", NAMED.set_name(4))
+        for family, kind in ((0, "A"), (1, "AAAA")):
+            lab.gateway.run("ipset", "flush", NAMED.set_name(4 + 2 * family))
+            assert outcome(lab, "tcp", HOSTS["allowed-2"][family], port=22) == "refused"
+            lab.internet.records({"moved.allowed.example": {kind: [HOSTS["allowed-2"][family]]}})
+            elsewhere = HOSTS["evil-resolver"][family]  # led to our own resolver
+            assert web.probe("dns", server=elsewhere, name="moved.allowed.example", kind=kind)["outcome"] == "open"
+            assert outcome(lab, "tcp", HOSTS["allowed-2"][family], port=22) == "open"
+            assert web.probe("dns", server=elsewhere, name="forbidden.example", kind=kind)["outcome"] == "refused"
+    with lab.gateway.inside():
+        learned = gateway.backend.learned(fence)
+        assert learned[NAMED.set_name(4)] == (HOSTS["allowed-2"][0],)
+        gateway.backend.age(fence)
+        aged = gateway.backend.learned(fence)
+        assert aged[NAMED.set_name(4)] == ()
+        assert aged[NAMED.old_set_name(4)] == (HOSTS["allowed-2"][0],)
+    assert outcome(lab, "tcp", HOSTS["allowed-2"][0], port=22) == "open"
+    with lab.gateway.inside():
+        gateway.backend.forget(
+            {NAMED.old_set_name(4): [HOSTS["allowed-2"][0], "11.9.9.9"], "fleet_nothing_4": ["11.9.9.9"]}
+        )
+    assert outcome(lab, "tcp", HOSTS["allowed-2"][0], port=22) == "refused"
+
+
+def ask(lab: Lab, server: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = lab.machines["web-1"].probe("dns", server=server, name=name, timeout=0.5)
+    return found
+
+
+@contextmanager
+def process(lab: Lab, *argv: str) -> Iterator[subprocess.Popen[str]]:
+    started = lab.gateway.start(*argv)
+    try:
+        yield started
+    finally:
+        end(started)
+
+
+@in_both_flavors
+def test_reloads_lose_nothing_and_let_nothing_through(gateway: Gateway) -> None:
+    """While rules are loaded again and again: an open flow loses nothing, and no packet gets where it must not."""
+    lab = gateway.lab
+    grants = (*GRANTS, Grant("aaaaaaa6", networks4=("11.1.0.10/32",), protocol="udp", ports=((5001, 5001),)))
+    first = fence_of(lab, scope("allowlist", grants=grants))
+    other = fence_of(lab, scope("allowlist", grants=(*grants, Grant("aaaaaaa7", networks4=("11.77.0.0/16",)))))
+    gateway.load(first)
+    gateway.learn(LEARNED)
+    web = lab.machines["web-1"]
+    assert web.probe("open", name="kept", address=HOSTS["allowed"][0], port=22)["outcome"] == "open"
+    web.probe("flood", name="open", address=HOSTS["allowed"][0], port=5001, rate=300)
+    web.probe("flood", name="closed", address=HOSTS["forbidden"][0], port=5001, rate=300)
+    for turn in range(10):
+        gateway.write(other if turn % 2 == 0 else first)
+        with lab.gateway.inside():
+            gateway.backend.load(gateway.folder, other if turn % 2 == 0 else first)
+    through, stopped = web.probe("flooded", name="open"), web.probe("flooded", name="closed")
+    assert min(through["sent"], stopped["sent"]) > 100
+    assert (through["lost"], stopped["answered"]) == (0, 0)
+    assert web.probe("say", name="kept")["outcome"] == "open"
+    with lab.gateway.inside():
+        assert gateway.backend.learned(first)[NAMED.set_name(4)] == LEARNED[NAMED.set_name(4)]
+    assert "fleet_aaaaaaaa7_4" not in lab.gateway.run("ipset", "list", "-n").stdout
+
+
+def test_a_stricter_mode_ends_what_is_forwarded(gateway: Gateway) -> None:
+    lab = gateway.lab
+    gateway.load(fence_of(lab, scope("open")))
+    web = lab.machines["web-1"]
+    assert web.probe("open", name="ending", address=HOSTS["cdn"][0], port=22)["outcome"] == "open"
+    gateway.load(fence_of(lab, scope("strict")))
+    assert web.probe("say", name="ending", timeout=0.7)["outcome"] != "open"
+
+
+@in_both_flavors
+def test_what_began_under_a_grant_ends_with_it(gateway: Gateway) -> None:
+    lab = gateway.lab
+    until = int(time.time()) + 3
+    timed = Grant("aaaaaaa8", networks4=("11.2.0.20/32",), ports=((22, 22),), until=until, mark=8)
+    gateway.load(fence_of(lab, scope("allowlist", grants=(timed,))))
+    web = lab.machines["web-1"]
+    assert web.probe("open", name="timed", address=HOSTS["cdn"][0], port=22)["outcome"] == "open"
+    assert web.probe("say", name="timed")["outcome"] == "open"
+    wait_for(lambda: time.time() >= until + 0.1, "the grant ends", 10)  # rules read the time of the last tick
+    assert web.probe("say", name="timed", timeout=1)["outcome"] == "refused"
+    assert outcome(lab, "tcp", HOSTS["cdn"][0], port=22) == "refused"
+
+
+@in_both_flavors
+def test_the_kernel_says_why_and_of_whom(gateway: Gateway) -> None:
+    lab = gateway.lab
+    fence = fence_of(lab, scope("allowlist"), scope("strict", "project-data"))
+    gateway.load(fence)
+    words = ("forward", "denied", "expired", "input", "peer", "metadata", "dns")
+    with lab.gateway.inside():
+        reader = Reader(fence.log_group)
+    try:
+        for address, port in ((HOSTS["forbidden"][0], 22), (HOSTS["other-project"][0], 25), (HOSTS["doh"][1], 22)):
+            outcome(lab, "tcp", address, port=port)
+        outcome(lab, "tcp", "192.168.100.1", port=22)
+        outcome(lab, "tcp", "192.168.101.10", port=8080)
+        outcome(lab, "tcp", HOSTS["metadata"][0], port=80, timeout=0.2)
+        outcome(lab, "udp", HOSTS["resolver"][0], port=53, timeout=0.2)
+        lab.internet.probe("tcp", address="192.168.100.12", port=8080, timeout=0.2)
+        wanted = {*(f"fleet {word} project-shop " for word in words), "fleet inbound project-data "}
+        seen: set[str] = set()
+
+        def all_seen() -> bool:
+            seen.update(one.prefix for data in iter(reader.read, None) for one in logged(data))
+            return wanted <= seen
+
+        wait_for(all_seen, "the kernel says all that was denied", 5)
+    finally:
+        reader.close()
+
+
+def test_packets_are_counted_by_scope_and_verdict(gateway: Gateway) -> None:
+    lab = gateway.lab
+    fence = fence_of(lab, scope("allowlist"))
+    gateway.load(fence)
+    gateway.learn(LEARNED)
+
+    def counted() -> dict[str, tuple[int, int]]:
+        with lab.gateway.inside():
+            return gateway.backend.counters(fence)["project-shop"]
+
+    before = counted()
+    outcome(lab, "tcp", HOSTS["allowed"][0], port=22)
+    outcome(lab, "tcp", HOSTS["allowed"][1], port=22)
+    between = counted()
+    assert between["allowed"] > before["allowed"]
+    assert between["denied"] == before["denied"]
+    outcome(lab, "tcp", HOSTS["forbidden"][0], port=22)
+    gateway.load(fence)
+    assert counted()["denied"][0] == before["denied"][0] + 1
+    assert counted()["allowed"] == between["allowed"]
+
+
+@in_both_flavors
+def test_rules_of_others_stay_and_ours_come_back_before_them(gateway: Gateway) -> None:
+    lab = gateway.lab
+    fence = fence_of(lab, scope("allowlist"))
+    gateway.load(fence)
+    tool = gateway.backend.tool(4)
+    lab.gateway.run(tool, "-N", "DOCKER-USER")
+    lab.gateway.run(tool, "-I", "FORWARD", "-j", "DOCKER-USER")
+    lab.gateway.run(tool, "-A", "DOCKER-USER", "-j", "ACCEPT")
+    try:
+        assert outcome(lab, "tcp", HOSTS["forbidden"][0], port=22) == "open"
+        with lab.gateway.inside():
+            assert not gateway.backend.loaded(fence)
+        gateway.load(fence)
+        assert outcome(lab, "tcp", HOSTS["forbidden"][0], port=22) == "refused"
+        rules = [line for line in lab.gateway.run(tool, "-S", "FORWARD").stdout.splitlines() if line.startswith("-A")]
+        assert rules == ["-A FORWARD -j FLEET-FORWARD", "-A FORWARD -j DOCKER-USER"]
+    finally:
+        lab.gateway.run(tool, "-D", "FORWARD", "-j", "DOCKER-USER")
+        lab.gateway.run(tool, "-F", "DOCKER-USER")
+        lab.gateway.run(tool, "-X", "DOCKER-USER")
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        "ip6tables{} -F FLEET-OUT",
+        "iptables{} -D INPUT -j FLEET-INPUT",
+        "iptables{} -t nat -I FLEET-NAT -j ACCEPT",
+        "iptables{} -I FORWARD -j FLEET-FORWARD",
+        "ipset add fleet_special_4 11.0.0.0/8",
+        "ipset del fleet_local_4 192.168.100.0/24",
+        "nft flush chain bridge fleet_frames between",
+        "nft delete table bridge fleet_frames",
+    ],
+)
+def test_drift_is_seen(gateway: Gateway, drift: str) -> None:
+    fence = fence_of(gateway.lab, scope("allowlist"))
+    gateway.load(fence)
+    gateway.lab.gateway.run(*drift.format(gateway.backend.tool(4).removeprefix("iptables")).split())
+    with gateway.lab.gateway.inside():
+        assert not gateway.backend.loaded(fence)
+    gateway.load(fence)
+
+
+@in_both_flavors
+def test_boot_needs_neither_bridges_nor_python_and_may_come_twice(gateway: Gateway) -> None:
+    fence = fence_of(gateway.lab, scope("allowlist"))
+    gateway.write(fence)
+    script = gateway.folder / "boot.sh"
+    script.write_text(gateway.backend.boot(str(gateway.folder)), encoding="utf-8")
+    empty = gateway.lab.namespaces.add("empty")
+    assert "Error" not in empty.run("sh", str(script)).stderr
+    empty.run("sh", str(script))
+    with empty.inside():
+        assert gateway.backend.loaded(fence)
+        gateway.backend.check(gateway.folder)
+    empty.remove()
+
+
+@in_both_flavors
+def test_removal_leaves_nothing_of_ours_and_all_of_others(gateway: Gateway) -> None:
+    lab = gateway.lab
+    tool = gateway.backend.tool(4)
+    with lab.gateway.inside():
+        gateway.backend.remove()
+        gateway.backend.remove()
+    lab.gateway.run("ipset", "create", "other", "hash:ip")
+    lab.gateway.run(tool, "-A", "FORWARD", "-s", "10.1.1.1", "-j", "DROP")
+    before = everything(lab, tool)
+    gateway.load(fence_of(lab, scope("allowlist")))
+    with lab.gateway.inside():
+        gateway.backend.remove()
+    after = everything(lab, tool)
+    lab.gateway.run(tool, "-D", "FORWARD", "-s", "10.1.1.1", "-j", "DROP")
+    lab.gateway.run("ipset", "destroy", "other")
+    assert "fleet" not in after.lower()
+    assert set(before.splitlines()) <= set(after.splitlines())
+
+
+def everything(lab: Lab, tool: str) -> str:
+    commands = (
+        [f"{tool}-save"],
+        [f"{tool.replace('ip', 'ip6')}-save"],
+        ["ipset", "list", "-n"],
+        ["nft", "list", "ruleset"],
+    )
+    texts = [lab.gateway.run(*argv).stdout for argv in commands]
+    return "\n".join(line for text in texts for line in text.splitlines() if not line.startswith("#"))
+
+
+def test_rules_that_cannot_be_loaded_are_refused_before_anything_changes(gateway: Gateway) -> None:
+    fence = fence_of(gateway.lab, scope("allowlist"))
+    gateway.load(fence)
+    rules = gateway.folder / "egress.iptables"
+    rules.write_text(
+        rules.read_text(encoding="utf-8").replace("--ctstate INVALID", "--ctstate NONSENSE"), encoding="utf-8"
+    )
+    with gateway.lab.gateway.inside():
+        with pytest.raises(ProcessFailed, match="NONSENSE"):
+            gateway.backend.check(gateway.folder)
+        assert gateway.backend.loaded(fence)
