@@ -10,10 +10,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from .egress import Declaration, Peers, Policy
-from .egress_entries import Entry, Net, cidr, network
+from .egress_entries import Entry, Net, cidr
 from .egress_live import Live
 from .egress_names import covered, widest
 from .egress_presets import preset_entries
@@ -43,17 +44,39 @@ def scope_names(declaration: Declaration, live: Iterable[Live] = (), now: int = 
 
 def effective(declaration: Declaration, live: Iterable[Live], now: int, scope: str, project: str = "") -> Effective:
     """Return what holds for a scope. project: of a machine's own scope."""
-    changes = [change for change in live if change.lasts(now)]
-    chain = _chain(scope, project)
-    found = Effective(BUILT_IN.mode, bool(BUILT_IN.hub), "none")
-    for name in chain:
-        given = declaration.policies.get(name, Policy())
-        found = _below(found, given, [change for change in changes if change.scope == name], now)
+    return _effective(declaration, [change for change in live if change.lasts(now)], now, _chain(scope, project), {})
+
+
+def _effective(
+    declaration: Declaration,
+    changes: Sequence[Live],
+    now: int,
+    chain: tuple[str, ...],
+    known: dict[tuple[str, ...], Effective],
+) -> Effective:
+    """Return what holds for the last scope of a chain. known: what is worked out already, by chain."""
+    found = _inherited(declaration, changes, now, chain, known)
     above = [change for change in changes if change.scope in chain]
     closed = tuple(change.to_entry() for change in above if change.verb == "deny")
     if any(change.verb == "mode" and change.entry == "locked" for change in above):
         found = replace(found, mode="locked")
     return replace(found, deny=tuple(dict.fromkeys((*found.deny, *closed))))
+
+
+def _inherited(
+    declaration: Declaration,
+    changes: Sequence[Live],
+    now: int,
+    chain: tuple[str, ...],
+    known: dict[tuple[str, ...], Effective],
+) -> Effective:
+    if not chain:
+        return Effective(BUILT_IN.mode, bool(BUILT_IN.hub), "none")
+    if chain not in known:
+        above = _inherited(declaration, changes, now, chain[:-1], known)
+        given = declaration.policies.get(chain[-1], Policy())
+        known[chain] = _below(above, given, [change for change in changes if change.scope == chain[-1]], now)
+    return known[chain]
 
 
 def compile(  # noqa: A001 - what it is
@@ -70,12 +93,14 @@ def compile(  # noqa: A001 - what it is
     """
     scopes_of = scope_names(declaration, live, now)
     special4, special6 = _special(declaration)
+    lasting = [change for change in live if change.lasts(now)]
+    chains: dict[tuple[str, ...], Effective] = {}
     known: dict[str, Effective] = {}
     guests = []
     for guest in declaration.machines:
         scope = scopes_of[guest.name, guest.bridge]
         if scope not in known:
-            known[scope] = effective(declaration, live, now, scope, guest.project)
+            known[scope] = _effective(declaration, lasting, now, _chain(scope, guest.project), chains)
         guests.append(replace(guest, scope=scope))
     has_hub = bool(declaration.hub.addresses)
     fence = Fence(
@@ -133,10 +158,11 @@ def _scope_of(guest: Guest, known: Iterable[str]) -> str:
     return f"project-{guest.project}" if guest.project and f"project-{guest.project}" in known else "default"
 
 
-def _chain(scope: str, project: str) -> list[str]:
+def _chain(scope: str, project: str) -> tuple[str, ...]:
+    """Return a scope and those above it, the widest first."""
     if scope.startswith("machine-") and project:
-        return ["default", f"project-{project}", scope]
-    return list(dict.fromkeys(("default", scope)))
+        return ("default", f"project-{project}", scope)
+    return ("default",) if scope == "default" else ("default", scope)
 
 
 def _scope_order(name: str) -> tuple[int, str]:
@@ -170,16 +196,16 @@ def _scope(
 ) -> Scope:
     if policy.mode == "locked":
         return Scope(name, "locked")
-    closed = [network(name, item.value) for item in policy.deny if item.kind == "network"]
+    closed = tuple(item.value for item in policy.deny if item.kind == "network")
     denied = widest(item.value for item in policy.deny if item.kind == "domain")
-    kept_out = [network("special", text) for text in (*special, *METADATA4, *METADATA6)]
+    kept_out = (*special, *METADATA4, *METADATA6)
     return Scope(
         name,
         policy.mode,
         grants=_grants(name, policy.allow, frozenset(denied), closed, kept_out),
         denied_names=denied,
-        denied4=_texts(closed, 4),
-        denied6=_texts(closed, 6),
+        denied4=_texts(map(_net, closed), 4),
+        denied6=_texts(map(_net, closed), 6),
         resolver_port=resolver_port,
         hub=policy.hub and has_hub,
     )
@@ -189,7 +215,7 @@ Slot = tuple[str, Ports, int]
 
 
 def _grants(
-    scope: str, allow: Iterable[Entry], denied: frozenset[str], closed: list[Net], special: list[Net]
+    scope: str, allow: Iterable[Entry], denied: frozenset[str], closed: tuple[str, ...], special: tuple[str, ...]
 ) -> tuple[Grant, ...]:
     """Group entries by protocol, ports and end. Those that last longest come first: the first that matches marks."""
     names: dict[Slot, set[str]] = {}
@@ -200,7 +226,7 @@ def _grants(
             if not covered(item.value, denied):
                 names.setdefault(slot, set()).add(item.value)
         else:
-            nets.setdefault(slot, []).extend(_without(network(scope, item.value), special, closed))
+            nets.setdefault(slot, []).extend(_without(item.value, special, closed))
     grants = []
     for slot in sorted({*names, *nets}, key=_slot_order):
         protocol, ports, until = slot
@@ -218,18 +244,25 @@ def _slot_order(slot: Slot) -> tuple[bool, int, str, Ports]:
     return (until > 0, -until, protocol, ports)
 
 
-def _without(whole: Net, special: Iterable[Net], closed: Iterable[Net]) -> list[Net]:
+@lru_cache(maxsize=4096)
+def _without(text: str, special: tuple[str, ...], closed: tuple[str, ...]) -> tuple[Net, ...]:
     """Return a network without the special ones that it is wider than; nothing if it is closed.
 
     What lies in a special network, or is one, has been named on purpose.
     """
-    if any(_inside(whole, other) for other in closed):
-        return []
+    whole = _net(text)
+    if any(_inside(whole, _net(other)) for other in closed):
+        return ()
     parts = [whole]
-    for hole in special:
+    for hole in map(_net, special):
         if hole != whole and _inside(hole, whole):
             parts = [rest for part in parts for rest in _minus(part, hole)]
-    return parts
+    return tuple(parts)
+
+
+@lru_cache(maxsize=4096)
+def _net(text: str) -> Net:
+    return ipaddress.ip_network(text)
 
 
 def _minus(part: Net, hole: Net) -> list[Net]:
@@ -243,8 +276,12 @@ def _inside(small: Net, large: Net) -> bool:
 
 
 def _texts(nets: Iterable[Net], version: int) -> tuple[str, ...]:
-    of_family: list[Any] = [net for net in nets if net.version == version]
-    return tuple(cidr(net) for net in ipaddress.collapse_addresses(of_family))
+    return _collapsed(tuple(net for net in nets if net.version == version))
+
+
+@lru_cache(maxsize=1024)
+def _collapsed(nets: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(cidr(net) for net in ipaddress.collapse_addresses(nets))
 
 
 def _special(declaration: Declaration) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -255,7 +292,7 @@ def _special(declaration: Declaration) -> tuple[tuple[str, ...], tuple[str, ...]
         for address in (bridge.address4, bridge.address6)
         if address
     ]
-    nets = [*(network("special_networks", text) for text in declaration.special_networks), *own]
+    nets = [*map(_net, declaration.special_networks), *own]
     return _texts(nets, 4), _texts(nets, 6)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 from .errors import InvalidInput
 from .names import describe, nearest
@@ -81,16 +82,16 @@ def check_spelling(where: str, name: str, known: Iterable[str]) -> str:
 
     A slip is a letter too many, too few, another or two that have changed places. Raises InvalidInput.
     """
-    known = sorted(known)
-    if covered(name, known):
+    domains = frozenset(known)
+    if covered(name, domains):
         return name
-    for other in known:
-        tail = ".".join(name.split(".")[-other.count(".") - 1 :])
-        if len(tail) >= _SHORT and _one_slip(tail, other):
-            raise InvalidInput(
-                f'{where}: "{tail}" is spelt almost like "{other}", did you mean that? '
-                f"If not, give {{domain: {name}, force: true}}"
-            )
+    tails = {part.count("."): part for part in parents(name) if len(part) >= _SHORT}
+    near = [other for other in domains if _one_slip(tails.get(other.count("."), ""), other)]
+    if near:
+        raise InvalidInput(
+            f'{where}: "{name}" is spelt almost like "{min(near)}", did you mean that? '
+            f"If not, give {{domain: {name}, force: true}}"
+        )
     return name
 
 
@@ -106,6 +107,7 @@ def covered(name: str, domains: Iterable[str]) -> bool:
     return any(part in domains for part in parents(name))
 
 
+@lru_cache(maxsize=8192)
 def parents(name: str) -> tuple[str, ...]:
     """Return the name and the domains above it: a.example.org, example.org, org."""
     labels = name.split(".")
@@ -148,7 +150,7 @@ def _ascii(where: str, text: str) -> str:
 
 def _one_slip(first: str, second: str) -> bool:
     """Tell whether the optimal string alignment distance of two texts is 1."""
-    if first == second or abs(len(first) - len(second)) > 1:
+    if not first or first == second or abs(len(first) - len(second)) > 1:
         return False
     start = 0
     while start < min(len(first), len(second)) and first[start] == second[start]:
