@@ -33,6 +33,7 @@ PACKAGES = [
 VARIANTS = {
     "network-debian12": ("bookworm", ["ifupdown2", "netplan.io", "network-manager"], "customize-network"),
     "network-debian13": ("trixie", ["ifupdown2", "netplan.io", "network-manager"], "customize-network"),
+    "firewall-debian13": ("trixie", [], "customize-firewall"),
 }
 
 
