@@ -5,7 +5,16 @@ from __future__ import annotations
 
 from tests.system.network import internet, packets
 from tests.system.network.attacks import attack
-from tests.system.network.field import FAR_GATEWAY4, FAR_GATEWAY6, GATEWAY4, GATEWAY6, UPLINK4, UPLINK6, Field
+from tests.system.network.field import (
+    FAR_GATEWAY4,
+    FAR_GATEWAY6,
+    GATEWAY4,
+    GATEWAY6,
+    PROXY_PORT,
+    UPLINK4,
+    UPLINK6,
+    Field,
+)
 
 INPUT = "the gateway takes from machines what DHCP, its resolver, its proxy, the hub and ICMP echo need, nothing else"
 APART = "machines of one bridge are kept apart in the bridge, those of several bridges in the forwarding"
@@ -16,7 +25,7 @@ NEIGHBOUR4, NEIGHBOUR6 = internet.HOSTS["neighbour"]
 @attack(INPUT)
 def service_of_the_gateway(field: Field) -> bool:
     """Connects to a service of the gateway (its web interface, SSH, VNC) on the bridge's address."""
-    return any(field.opens("tcp", address=GATEWAY4, port=port) for port in (22, 8006, 5900))
+    return field.opens_any("tcp", *({"address": GATEWAY4, "port": port} for port in (22, 8006, 5900)))
 
 
 @attack(INPUT)
@@ -34,22 +43,22 @@ def service_of_the_gateway_over_link_local(field: Field) -> bool:
 @attack(INPUT)
 def service_on_other_addresses_of_the_gateway(field: Field) -> bool:
     """Connects to a service of the gateway on its other bridge's and its uplink's addresses."""
-    return any(
-        field.opens("tcp", address=address, port=8006) for address in (FAR_GATEWAY4, FAR_GATEWAY6, UPLINK4, UPLINK6)
+    return field.opens_any(
+        "tcp", *({"address": address, "port": 8006} for address in (FAR_GATEWAY4, FAR_GATEWAY6, UPLINK4, UPLINK6))
     )
 
 
 @attack(INPUT)
 def datagram_service_of_the_gateway(field: Field) -> bool:
     """Sends datagrams to a service of the gateway (SNMP)."""
-    return any(field.opens("udp", address=address, port=161) for address in (GATEWAY4, GATEWAY6))
+    return field.opens_any("udp", *({"address": address, "port": 161} for address in (GATEWAY4, GATEWAY6)))
 
 
 @attack(APART)
 def machine_of_the_same_bridge(field: Field) -> bool:
     """Connects to another machine of its bridge, over both families."""
     guest = field.peer.guest
-    return any(field.opens("tcp", address=address, port=8080) for address in (guest.address4, guest.address6))
+    return field.opens_any("tcp", *({"address": address, "port": 8080} for address in (guest.address4, guest.address6)))
 
 
 @attack(APART)
@@ -75,7 +84,7 @@ def machine_of_the_same_bridge_by_the_gateway(field: Field) -> bool:
 def machine_of_another_bridge(field: Field) -> bool:
     """Connects to a machine of another bridge, over both families."""
     guest = field.far.guest
-    return any(field.opens("tcp", address=address, port=8080) for address in (guest.address4, guest.address6))
+    return field.opens_any("tcp", *({"address": address, "port": 8080} for address in (guest.address4, guest.address6)))
 
 
 @attack(METADATA)
@@ -99,16 +108,16 @@ def metadata_service_on_the_gateway(field: Field) -> bool:
 @attack("private and other special networks are closed in every mode, unless a rule names a network in them")
 def neighbour_of_the_gateway(field: Field) -> bool:
     """Connects to a private address behind the gateway's uplink: its neighbours, a router's page."""
-    return any(field.opens("tcp", address=address, port=22) for address in (NEIGHBOUR4, NEIGHBOUR6))
+    return field.opens_any("tcp", *({"address": address, "port": 22} for address in (NEIGHBOUR4, NEIGHBOUR6)))
 
 
 @attack("what machines may ask the gateway is bound to their bridge and their address", bare=False)
 def proxy_from_outside(field: Field) -> bool:
     """Lets somebody on the internet use the proxy, by all addresses of the gateway."""
-    return any(
-        field.lab.internet.probe("proxy", address=address, port=3128, target="allowed.example:443", timeout=0.5).get(
-            "status"
+    waiting = [
+        field.lab.internet.namespace.agent.begin(
+            "proxy", address=address, port=PROXY_PORT, target="allowed.example:443", sni="allowed.example"
         )
-        == 200
-        for address in (UPLINK4, GATEWAY4, FAR_GATEWAY4)
-    )
+        for address in (UPLINK4, UPLINK6, GATEWAY4, FAR_GATEWAY4, GATEWAY6)
+    ]
+    return any("server" in future.result(timeout=60) for future in waiting)

@@ -33,13 +33,12 @@ def _protocol(field: Field, number: int, head: str = "") -> bool:
 @attack(OTHERS, INTERNET)
 def sctp(field: Field) -> bool:
     """Speaks SCTP."""
-    return _protocol(field, 132, "1388138800000000" + "00000000")
-
-
-@attack(OTHERS, INTERNET)
-def udp_lite(field: Field) -> bool:
-    """Speaks UDP-Lite, which looks like UDP and is not."""
-    return _protocol(field, 136, "1388138800080000")
+    field.learn("allowed.example")
+    marker = field.marker()
+    for address in (FORBIDDEN4, ALLOWED4, FORBIDDEN6, ALLOWED6):
+        packet = packets.sctp(5000, 5000, marker.encode())
+        field.web.probe("protocol", address=address, number=packets.SCTP, data=packet.hex())
+    return field.left(marker)
 
 
 @attack(OTHERS, INTERNET)
@@ -143,7 +142,7 @@ def tiny_first_fragment(field: Field) -> bool:
     marker = field.marker()
     source = field.web.guest.address4
     for number, target in enumerate((FORBIDDEN4, ALLOWED4)):
-        body = packets.tcp(source, target, 6000, 22, packets.SYN, marker.encode())
+        body = packets.tcp(source, target, 6000, 22, packets.SYN, marker.encode() + b"." * 40)
         first = packets.ipv4(source, target, packets.TCP, body[:8], number=80 + number, more=True)
         rest = packets.ipv4(source, target, packets.TCP, body[8:], number=80 + number, offset=8)
         field.send(_frame4(field, first), _frame4(field, rest))
@@ -156,11 +155,12 @@ def overlapping_fragments(field: Field) -> bool:
     field.learn("allowed.example")
     marker = field.marker()
     source = field.web.guest.address4
-    innocent = packets.tcp(source, ALLOWED4, 6001, 443, packets.SYN, b"." * 20)
-    wicked = packets.tcp(source, ALLOWED4, 6001, 22, packets.SYN, b".." + marker.encode())
-    first = packets.ipv4(source, ALLOWED4, packets.TCP, innocent[:24], number=90, more=True)
-    second = packets.ipv4(source, ALLOWED4, packets.TCP, wicked, number=90, offset=0)
-    field.send(_frame4(field, first), _frame4(field, second))
+    innocent = packets.tcp(source, ALLOWED4, 6001, 443, packets.SYN, b"." * 60)
+    wicked = packets.tcp(source, ALLOWED4, 6001, 22, packets.SYN, b"." * 60)
+    pieces = ((innocent[:24], 0, True), (wicked[:32], 0, True), (marker.encode(), 32, False))
+    for piece, offset, more in pieces:
+        packet = packets.ipv4(source, ALLOWED4, packets.TCP, piece, number=90, offset=offset, more=more)
+        field.send(_frame4(field, packet))
     return field.left(marker)
 
 
@@ -205,7 +205,7 @@ def acknowledgement_of_nothing(field: Field) -> bool:
     return field.left(marker)
 
 
-@attack("the packet belongs to no connection, so it is not related to one and is dropped", INTERNET)
+@attack("the packet belongs to no connection, so it is not related to one and is dropped in every mode")
 def forged_icmp_error(field: Field) -> bool:
     """Carries data in an ICMP error about a connection that does not exist, as errors are let through."""
     marker = field.marker()

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from tests.system.network import internet
-from tests.system.network.attacks import Attack
 from tests.system.network.lab import Lab, Machine
+from tests.system.network.namespaces import Agent, Namespace
 
 GATEWAY4, GATEWAY6 = "192.168.100.1", "fd00:100::1"
 FAR_GATEWAY4, FAR_GATEWAY6 = "192.168.101.1", "fd00:101::1"
@@ -22,7 +22,13 @@ PATIENCE = 0.6  # seconds that a packet is waited for before it counts as stoppe
 
 def document(lab: Lab, mode: str, **values: Any) -> dict[str, Any]:
     """The policy that all attacks meet: the machines of project shop may reach some names, project data others."""
-    shop = ["allowed.example", "cdn-allowed.example", "moving.example", f"{internet.HOSTS['allowed-2'][0]}:5000/udp"]
+    shop = [
+        "allowed.example",
+        "cdn-allowed.example",
+        "moving.example",
+        "unasked.example",
+        f"{internet.HOSTS['allowed-2'][0]}:5000/udp",
+    ]
     policies = {
         "default": {"mode": mode, "hub": True},
         "projects": {
@@ -89,16 +95,21 @@ class Field:
         """Try one thing and return whether an answer came."""
         return bool((machine or self.web).probe(what, **values)["outcome"] == "open")
 
+    def opens_any(self, what: str, *tries: Mapping[str, Any], machine: Machine | Namespace | None = None) -> bool:
+        """Try one thing in several ways at once and return whether an answer came to any."""
+        agent = _agent(machine or self.web)
+        waiting = [agent.begin(what, **values) for values in tries]
+        return any(future.result(timeout=60)["outcome"] == "open" for future in waiting)
+
     def ask(self, name: str, kind: str = "A", machine: Machine | None = None, **values: Any) -> dict[str, Any]:
         """Ask the gateway's resolver."""
-        result: dict[str, Any] = (machine or self.web).probe("dns", server=GATEWAY4, name=name, kind=kind, **values)
-        return result
+        result = (machine or self.web).probe("dns", server=GATEWAY4, name=name, kind=kind, **values)
+        return {"answers": [], **result}
 
     def learn(self, *names: str, machine: Machine | None = None) -> None:
         """Ask for names in both families, so that the gateway learns their addresses where it answers."""
-        for name in names:
-            for kind in ("A", "AAAA"):
-                self.ask(name, kind, machine)
+        tries = [{"server": GATEWAY4, "name": name, "kind": kind} for name in names for kind in ("A", "AAAA")]
+        self.opens_any("dns", *tries, machine=machine)
 
     def proxy(self, target: str, machine: Machine | None = None, **values: Any) -> dict[str, Any]:
         """Ask the proxy on the bridge."""
@@ -108,22 +119,37 @@ class Field:
         return result
 
 
+def _agent(where: Machine | Namespace) -> Agent:
+    return (where.namespace if isinstance(where, Machine) else where).agent
+
+
 def _link_local(shown: Any) -> str:
     addresses = shown[0]["addr_info"]
     return next(entry["local"] for entry in addresses if entry["scope"] == "link")
 
 
-def run_all(field: Field, rows: Iterable[Attack]) -> dict[str, Any]:
+class Row(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def run(self) -> Callable[[Field], bool]: ...
+
+
+def run_all(field: Field, rows: Iterable[Row]) -> dict[str, Any]:
     """Try many attacks side by side: name -> whether it got through, or what went wrong while trying."""
 
-    def attempt(row: Attack) -> Any:
+    def attempt(row: Row) -> Any:
         try:
             return row.run(field)
         except Exception as error:  # belongs to this row alone
             return error
 
     chosen = list(rows)
-    with ThreadPoolExecutor(max_workers=12) as pool:
-        waiting = {row.name: pool.submit(attempt, row) for row in chosen if not row.alone}
+    alone = [row for row in chosen if getattr(row, "alone", False)]
+    with ThreadPoolExecutor(max_workers=24) as pool:
+        waiting = {row.name: pool.submit(attempt, row) for row in chosen if row not in alone}
         outcomes = {name: future.result() for name, future in waiting.items()}
-    return {**outcomes, **{row.name: attempt(row) for row in chosen if row.alone}}
+        if field.mode != "none":  # they are stopped, so they upset nobody
+            waiting = {row.name: pool.submit(attempt, row) for row in alone}
+            return {**outcomes, **{name: future.result() for name, future in waiting.items()}}
+    return {**outcomes, **{row.name: attempt(row) for row in alone}}

@@ -20,6 +20,8 @@ HOSTS: dict[str, tuple[str, str]] = {
     "doh": ("11.4.0.40", "2fff:4::40"),
     "known-doh": ("1.1.1.1", "2606:4700:4700::1111"),  # an address that the product's own list has
     "forbidden": ("11.66.0.10", "2fff:66::10"),
+    "elsewhere": ("11.67.0.10", "2fff:67::10"),  # no rule names it, but the owner of an allowed name leads there
+    "unasked": ("11.6.0.60", "2fff:6::60"),  # of an allowed name that no machine asks for
     "other-project": ("11.5.0.50", "2fff:5::50"),
     # What lies behind the gateway's uplink and is special: its neighbours, metadata.
     "neighbour": ("10.9.9.9", "fd00:9::9"),
@@ -47,7 +49,9 @@ def zone() -> dict[str, dict[str, list[str]]]:
         "forbidden.example": _host("forbidden"),
         "*.forbidden.example": {**_host("forbidden"), "TXT": ["stolen goods come back too"]},
         "project.example": _host("other-project"),
-        "alias.allowed.example": {"CNAME": ["forbidden.example"]},
+        "unasked.example": _host("unasked"),
+        "alias.allowed.example": {"CNAME": ["elsewhere.example"]},
+        "elsewhere.example": _host("elsewhere"),
         "special.allowed.example": {"A": [HOSTS["neighbour"][0]], "AAAA": [HOSTS["neighbour"][1]]},
         "metadata.allowed.example": {"A": [HOSTS["metadata"][0]], "AAAA": [HOSTS["metadata"][1]]},
         "doh.example": _host("doh"),
