@@ -22,12 +22,13 @@ Learned = Mapping[str, Iterable[str]]
 class Consequences:
     """What is to be done once another fence is in force.
 
-    narrowed: guests, as they were, that may reach less than before. moved: guests whose names another resolver answers
-    now. forget: keys of grants that learned addresses of names that they no longer have. gone: sets of single names
-    that went, by the key of their grant.
+    narrowed: guests, as they were, that may reach less than before. proxied: those that may reach less by way of the
+    proxy, also where what they had has ended by itself. moved: guests whose names another resolver answers now. forget:
+    keys of grants that learned addresses of names that they no longer have.
     """
 
     narrowed: tuple[Guest, ...] = ()
+    proxied: tuple[Guest, ...] = ()
     moved: tuple[Guest, ...] = ()
     forget: tuple[str, ...] = ()
 
@@ -37,14 +38,14 @@ def consequences(old: Fence, new: Fence, now: int) -> Consequences:
     before, after = {scope.name: scope for scope in old.scopes}, {scope.name: scope for scope in new.scopes}
     guests = {(guest.name, guest.bridge): guest for guest in new.guests}
     shared = _shared(old) != _shared(new)
-    verdicts: dict[tuple[str, str], bool] = {}
+    verdicts: dict[tuple[str, str, int], bool] = {}
 
-    def lesser(was: str, will: str) -> bool:
-        if (was, will) not in verdicts:
-            verdicts[was, will] = less(before.get(was), after.get(will), now)
-        return verdicts[was, will]
+    def lesser(was: str, will: str, since: int) -> bool:
+        if (was, will, since) not in verdicts:
+            verdicts[was, will, since] = less(before.get(was), after.get(will), since)
+        return verdicts[was, will, since]
 
-    narrowed, moved = [], []
+    narrowed, proxied, moved = [], [], []
     for guest in old.guests:
         found = guests.get((guest.name, guest.bridge))
         if (
@@ -52,13 +53,16 @@ def consequences(old: Fence, new: Fence, now: int) -> Consequences:
             or shared
             or _identity(found) != _identity(guest)
             or set(guest.peers) - set(found.peers)
-            or lesser(guest.scope, found.scope)
+            or lesser(guest.scope, found.scope, now)
         ):
             narrowed.append(guest)
+            proxied.append(guest)
+        elif lesser(guest.scope, found.scope, 0):
+            proxied.append(guest)
         if found is None or _port(before, guest.scope) != _port(after, found.scope):
             moved.append(guest)
     forget = [key for name, scope in after.items() if name in before for key in _poorer(before[name], scope)]
-    return Consequences(tuple(narrowed), tuple(moved), tuple(forget))
+    return Consequences(tuple(narrowed), tuple(proxied), tuple(moved), tuple(forget))
 
 
 def _shared(fence: Fence) -> tuple[object, ...]:
@@ -78,7 +82,7 @@ def _port(scopes: Mapping[str, Scope], name: str) -> int:
 
 
 def less(old: Scope | None, new: Scope | None, now: int) -> bool:
-    """Tell whether guests that had the one scope may reach less with the other. What has ended is no loss."""
+    """Tell whether guests that had the one scope may reach less with the other. What has ended by now is no loss."""
     if old is None:
         return False
     if new is None or _WIDTH[new.mode] < _WIDTH[old.mode] or (old.hub and not new.hub):

@@ -53,17 +53,24 @@ TOOLS = ("conntrack",)
 class _Left:
     """What is to be done once the rules are loaded. It is written down before, for a successor of a killed apply.
 
-    cut: addresses of guests that may reach less. moved: of those with another resolver. forget: keys of grants. retire:
-    the backend that is no longer used.
+    cut: addresses of guests that may reach less. proxied: of those that may by way of the proxy. moved: of those with
+    another resolver. forget: keys of grants. retire: the backend that is no longer used.
     """
 
     cut: tuple[str, ...] = ()
+    proxied: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
     forget: tuple[str, ...] = ()
     retire: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return {"cut": list(self.cut), "moved": list(self.moved), "forget": list(self.forget), "retire": self.retire}
+        return {
+            "cut": list(self.cut),
+            "proxied": list(self.proxied),
+            "moved": list(self.moved),
+            "forget": list(self.forget),
+            "retire": self.retire,
+        }
 
 
 @dataclass
@@ -210,9 +217,10 @@ class Engine:
         if old is not None and old != wanted.fence:
             found = egress_changes.consequences(old, wanted.fence, self._second())
         elif old is None:  # what was in force, if anything, is not known
-            found = egress_changes.Consequences(narrowed=wanted.fence.guests)
+            found = egress_changes.Consequences(wanted.fence.guests, wanted.fence.guests)
         left = _Left(
             cut=_joined(_addresses(found.narrowed), noted.get("cut")),
+            proxied=_joined(_addresses(found.proxied), noted.get("proxied")),
             moved=_joined(_addresses(found.moved), noted.get("moved")),
             forget=_joined(found.forget, noted.get("forget")),
             retire=retire or str(noted.get("retire") or "").replace(wanted.declaration.backend, ""),
@@ -241,6 +249,7 @@ class Engine:
             self._go_back(record, old)
             raise
         self.step("loaded")
+        egress_proxies.publish(self.store, wanted.record)
         if carried:
             rules.learn(carried)
         if left.retire:
@@ -274,13 +283,12 @@ class Engine:
         if change.changed:
             self.services.await_resolvers(wanted.fence)
         self.step("served")
-        again = (
-            [egress_services.PROXY] if record.files.get("squid.conf") != wanted.record.files.get("squid.conf") else []
-        )
+        started = f"start process {egress_services.PROXY}" in change.actions
+        if not started and _squid_of(record) != _squid_of(wanted.record):
+            egress_proxies.reload(self.store, self.services)
         if drifted:  # answers that dnsmasq remembers would not come into sets that are empty now
-            again += [one["id"] for one in wanted.items if one["id"].startswith(egress_services.DNS)]
-        if again and record.declared is not None:
-            self.services.hang_up(again)
+            self.services.hang_up(one["id"] for one in wanted.items if one["id"].startswith(egress_services.DNS))
+        self.step("proxied")
         return change
 
     def _narrow(self, wanted: Wanted, left: _Left) -> None:
@@ -292,6 +300,8 @@ class Engine:
         if left.cut or left.moved:
             learned = rules.learned(wanted.fence)
             egress_flows.cut(wanted.fence, learned, left.cut, left.moved, self._second())
+        if left.proxied and wanted.fence.proxy.kind == egress_proxies.SQUID:
+            egress_flows.cut_proxied(left.proxied, wanted.fence.proxy.port)
         self.step("cut")
 
     def _drifted(self, record: Record, wanted: Wanted, exact: bool) -> bool:
@@ -326,6 +336,10 @@ class Engine:
 
 def _backend_of(record: Record) -> str:
     return str((record.declared or {}).get("backend") or "nftables")
+
+
+def _squid_of(record: Record) -> str:
+    return record.files.get(egress_proxies.SQUID_FILE, "")
 
 
 def _addresses(guests: Iterable[Guest]) -> tuple[str, ...]:

@@ -57,8 +57,6 @@ def cut(fence: Fence, learned: Learned, addresses: Collection[str], moved: Colle
         asks = one.port == DNS_PORT and one.protocol in ("udp", "tcp")
         if (asks or one.source in narrowed) and (asks or not _permitted(fence, learned, one, now)):
             count += _delete(one)
-    if fence.proxy.kind:
-        count += _cut_proxied(narrowed, fence.proxy.port)
     return count
 
 
@@ -72,10 +70,13 @@ def _delete(one: Tracked) -> int:
     return 1 if done.returncode == 0 else 0  # it may have ended meanwhile
 
 
-def _cut_proxied(addresses: Iterable[str], port: int) -> int:
-    """End connections of guests to the proxy: forgetting them in conntrack would not, for the proxy stays open."""
+def cut_proxied(addresses: Iterable[str], port: int) -> int:
+    """End connections of guests to the proxy, and return how many they were.
+
+    To forget them in conntrack would not end them: the proxy stays open, and goes on with those that it has.
+    """
     count = 0
-    for address in sorted(addresses):
+    for address in sorted(set(addresses)):
         shown = f"[{address}]" if ":" in address else address
         try:
             text = egress_commands.run(["ss", "-KHnt", "dst", shown, "sport", "=", f":{port}"])

@@ -21,6 +21,7 @@ else:
         from fleet_core.egress_live import Live
         from fleet_core.fences import Fence
 
+from . import egress_proxies
 from .egress_store import Record
 from .egress_wanted import Wanted
 
@@ -84,7 +85,7 @@ def removal(record: Record, there: bool) -> Planned:
 
 
 def _is_service(name: str) -> bool:
-    return name.startswith(("dns-", "dhcp-")) or name in ("squid.conf", "mitmproxy.json")
+    return name.startswith(("dns-", "dhcp-")) or name in egress_proxies.FILES
 
 
 def _rules(files: Mapping[str, str]) -> dict[str, str]:

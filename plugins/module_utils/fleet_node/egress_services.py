@@ -136,14 +136,19 @@ class Services:
         except Unavailable:
             return Change()
 
-    def hang_up(self, idents: Iterable[str]) -> None:
-        """Send SIGHUP to those that run: dnsmasq forgets what it knows, squid reads its configuration again."""
-        wanted = set(idents)
+    def hang_up(self, idents: Iterable[str]) -> bool:
+        """Send SIGHUP to those that run: dnsmasq forgets what it knows, squid reads its configuration again.
+
+        Returns whether one of them runs.
+        """
+        wanted, any_runs = set(idents), False
         with contextlib.suppress(FleetError):
             for ident, view in self.views().items():
                 if ident in wanted and int(view.get("pid") or 0) > 1:
                     with contextlib.suppress(OSError):
                         os.kill(int(view["pid"]), signal.SIGHUP)
+                        any_runs = True
+        return any_runs
 
     def await_resolvers(self, fence: Fence, seconds: float = 3.0) -> None:
         """Wait until the resolvers listen that can: on bridges that are there. In vain, it is no error."""

@@ -426,6 +426,78 @@ def test_rules_hold_and_are_changed_without_fleetd(lab: Lab, product: Product) -
     assert opens(lab, "allowed.example")
 
 
+TUNNEL = """
+import socket, sys
+end = socket.create_connection(("192.168.100.1", 3128), 5)
+end.sendall(f"CONNECT {sys.argv[1]}:22 HTTP/1.1\\r\\nHost: {sys.argv[1]}:22\\r\\n\\r\\n".encode())
+file = end.makefile("rwb", buffering=0)
+head = []
+while not head or head[-1].strip():
+    head.append(file.readline())
+file.readline()
+for word in sys.stdin:
+    try:
+        end.settimeout(2)
+        end.sendall(word.encode())
+        print("alive" if file.readline() else "ended", flush=True)
+    except OSError:
+        print("ended", flush=True)
+"""
+
+
+class Tunnel:
+    """A connection through the proxy that stays."""
+
+    def __init__(self, lab: Lab, name: str) -> None:
+        words = (sys.executable, "-c", TUNNEL, name)
+        self._process = lab.machines["web-1"].namespace.start(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def answers(self) -> bool:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("hello\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline() == "alive\n"
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def test_the_proxy_follows_changes_and_keeps_what_it_may(lab: Lab, product: Product) -> None:
+    require_tool("squid", "to be the explicit proxy")
+    document = wanted(lab, "allowed.example:any", proxy={"kind": "squid", "port": 3128})
+    document["policies"]["default"]["mode"] = "strict"
+    product.apply(document)
+    pid = product.processes()["egress-proxy"]["pid"]
+
+    def through(name: str) -> bool:
+        found = lab.machines["web-1"].probe("proxy", address="192.168.100.1", port=3128, target=f"{name}:22")
+        return bool(found["outcome"] == "open")
+
+    assert through("allowed.example")
+    assert not through("cdn-allowed.example")
+    tunnels = {"allowed": Tunnel(lab, "allowed.example")}
+    try:
+        assert tunnels["allowed"].answers()
+        with lab.gateway.inside():
+            product.engine.change(add=[live_change("default", "allow", "cdn-allowed.example:any")])
+        assert through("cdn-allowed.example")
+        assert tunnels["allowed"].answers()
+        assert product.processes()["egress-proxy"]["pid"] == pid  # nothing was restarted
+        tunnels["cdn"] = Tunnel(lab, "cdn-allowed.example")
+        assert tunnels["cdn"].answers()
+        with lab.gateway.inside():
+            product.engine.change(drop=product.engine.live())
+        assert not tunnels["cdn"].answers()
+        assert not through("cdn-allowed.example")
+        assert through("allowed.example")
+        assert product.processes()["egress-proxy"]["pid"] == pid
+    finally:
+        for tunnel in tunnels.values():
+            tunnel.end()
+
+
 def test_removing_leaves_nothing(lab: Lab, product: Product) -> None:
     product.apply(wanted(lab, "allowed.example:any"))
     removed = product.remove()
