@@ -25,7 +25,8 @@ from fleet_core.fences import Fence
 from fleet_core.flows import ALLOWED, Flow, verdict
 from fleet_node.egress_backends import Backend, backend
 
-SEEDS = range(int(os.environ.get("FLEET_POLICIES", "3")))
+# Open, strict and an allowlist with many grants; FLEET_POLICIES=100 tries as many others.
+SEEDS = (12, 13, 11, *range(100, 100 + int(os.environ.get("FLEET_POLICIES", "0"))))
 OWN = ("192.168.100.10", "fd00:100::10")
 TCP, UDP = (22, 25, 80, 443, 853, 5000, 8006, 8080), (443, 5000)
 MODES = ("open", "open", "allowlist", "allowlist", "allowlist", "strict", "locked")
