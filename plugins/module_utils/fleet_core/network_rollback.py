@@ -106,7 +106,7 @@ rm -f {boot_file} {boot_link}
 outcome='"id": "{ident}", "outcome": "rolled back", "seconds": {seconds:g}'
 printf '{{%s, "why": "%s", "time": %s}}\\n' "$outcome" "$why" "$(date +%s)" >{last}.new
 mv -f {last}.new {last}
-rm -f {pending}
+rm -rf {pending} {script} {saved}
 if [ "$why" != boot ]; then
     run systemctl daemon-reload
     [ "$why" = timeout ] || run systemctl stop --no-block {timer}.timer

@@ -230,7 +230,10 @@ class HostNetwork:
         idle = [unit for unit in planned.stack.services if not network_stacks.service_is("active", unit)]
         undo = planned.stack.undo(planned.was, [port for port in ports if port in found])
         # Who did not run before the change does not run after it is gone.
-        stops = tuple(("systemctl", "disable", "--now", "--quiet", unit) for unit in idle)
+        sockets = [
+            unit.replace(".service", ".socket") for unit in idle if "networkd" in unit
+        ]  # it would wake it up again
+        stops = tuple(("systemctl", "disable", "--now", "--quiet", unit) for unit in (*sockets, *idle))
         return Before(
             ident=new_ident(),
             folder=str(self.changes.folder),
@@ -290,7 +293,7 @@ def _saved_addresses(found: Mapping[str, Link]) -> tuple[tuple[str, str], ...]:
         (link.name, network_links.address_words(item))
         for link in found.values()
         for item in link.addresses
-        if item.get("scope") == "global" and not item.get("temporary")
+        if item.get("scope") in ("global", "link") and not item.get("temporary") and link.name != "lo"
     )
 
 

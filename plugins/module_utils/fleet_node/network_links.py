@@ -81,6 +81,7 @@ def address_words(item: Mapping[str, Any]) -> str:
     """Return an address in the words of ip-address(8), which give it back: without its end, and at once usable."""
     words = [_cidr(item)]
     words += ["brd", str(item["broadcast"])] if item.get("broadcast") else []
+    words += ["scope", "link"] if item.get("scope") == "link" else []
     words += ["noprefixroute"] if item.get("noprefixroute") else []
     return " ".join([*words, *(["nodad"] if item.get("family") == "inet6" else [])])
 

@@ -7,6 +7,7 @@ import glob
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Protocol
@@ -70,6 +71,7 @@ class Ifupdown2:
     patterns: tuple[str, ...] = (network_ifupdown.FILE,)
     services: tuple[str, ...] = ()
     at_boot: tuple[tuple[str, ...], ...] = ()
+    busy = 89  # what it ends with while another one runs
     interfaces = Path("/etc/network/interfaces")
     settings = Path("/etc/network/ifupdown2/ifupdown2.conf")
 
@@ -95,8 +97,14 @@ class Ifupdown2:
         return network_ifupdown.files(bridges, tuple(defined))
 
     def apply(self, bridges: Sequence[HostBridge]) -> None:
+        Path("/run/network").mkdir(exist_ok=True)  # where its lock is; made by networking.service
         for command in (["ifreload", "--syntax-check", "--all"], ["ifreload", "--all"]):
             done = attempt(command, seconds=SLOW)
+            for _second in range(15):
+                if done.returncode != self.busy:
+                    break
+                time.sleep(1)
+                done = attempt(command, seconds=SLOW)
             # It ends with 1 after mere warnings, and with 0 after errors of single interfaces.
             wrong = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("error:")]
             if wrong:
