@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 from . import egress_nftables_bridge as frames
 from . import egress_nftables_scopes as scopes
@@ -51,7 +52,7 @@ def ruleset(fence: Fence) -> str:
     be written.
     """
     check(fence)
-    return script([routed(fence), frames.table(fence)])
+    return script(_tables(fence))
 
 
 def by_name(fence: Fence) -> str:
@@ -75,7 +76,12 @@ def of_frames(fence: Fence, name: str) -> str:
 def expected(fence: Fence) -> tuple[Table, ...]:
     """Return the tables that ruleset() leaves, with their fingerprint."""
     mark = fingerprint(ruleset(fence))
-    return tuple(signed(table, mark) for table in (routed(fence), frames.table(fence)))
+    return tuple(signed(table, mark) for table in _tables(fence))
+
+
+@lru_cache(maxsize=2)
+def _tables(fence: Fence) -> tuple[Table, ...]:
+    return routed(fence), frames.table(fence)
 
 
 def routed(fence: Fence) -> Table:
@@ -158,7 +164,7 @@ def _services(fence: Fence) -> Iterator[str]:
     for family in FAMILIES:
         own = [found for bridge in fence.bridges if (found := own_address(bridge, family))]
         if ports and own:
-            where = f'iifname != "lo" {NETWORK_HEADERS[family]} daddr {any_of(own)} meta l4proto {{ tcp, udp }}'
+            where = f'iifname != "lo" {NETWORK_HEADERS[family]} daddr {any_of(own)} {scopes.TRANSPORTS}'
             yield f"{where} th dport {any_of(str(port) for port in sorted(ports))} goto quiet"
 
 
@@ -207,6 +213,7 @@ def _to_host(fence: Fence) -> Iterator[str]:
 
 
 def _sets(fence: Fence) -> Iterator[NamedSet]:
+    yield from scopes.shared_sets()
     for family in FAMILIES:
         kind = ADDRESS_TYPES[family]
         own = [(bridge.name, found) for bridge in fence.bridges if (found := own_address(bridge, family))]

@@ -100,10 +100,6 @@ def special(fence: Fence, family: int) -> list[str]:
     return collapsed([*own, *inside(fence, family)])
 
 
-def metadata(family: int) -> tuple[str, ...]:
-    return METADATA4 if family == 4 else METADATA6
-
-
 def of_family(addresses: Iterable[str], family: int) -> list[str]:
     """Return the addresses, or networks, of one family in their canonical form."""
     found = [ipaddress.ip_network(text) for text in addresses]

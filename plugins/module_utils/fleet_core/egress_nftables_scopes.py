@@ -16,21 +16,18 @@ from .egress_nftables_names import (
     chain,
     collapsed,
     counter,
-    metadata,
     of_family,
     port_words,
 )
-from .egress_nftables_script import Chain, NamedSet, any_of, braces
+from .egress_nftables_script import Chain, NamedSet, braces
 from .egress_presets import DOH4, DOH6
-from .fences import Fence, Grant, Scope, name_set
+from .fences import METADATA4, METADATA6, Fence, Grant, Scope, name_set
 
 FAMILIES = (4, 6)
 # Of what is related to a connection only errors are let through: no helper's connections, and no redirects.
-ERRORS = (
-    "ct state related icmp type { destination-unreachable, time-exceeded, parameter-problem }",
-    "ct state related icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }",
-)
-DNS = "meta l4proto { tcp, udp } th dport 53"
+ERRORS = ("ct state related icmp type @errors4", "ct state related icmpv6 type @errors6")
+TRANSPORTS = "meta l4proto @transports"  # what has ports that matter
+DNS = f"{TRANSPORTS} th dport 53"
 SILENT = ("metadata", "inbound")  # reasons that get no answer
 REASONS = ("denied", "expired", "metadata", "peer", "forward", "dns", "input", "inbound")
 ANSWERS = "limit rate 100/second burst 100 packets"
@@ -64,6 +61,22 @@ def chains(fence: Fence, scope: Scope) -> tuple[Chain, ...]:
     )
     found.append(Chain(chain("drop", scope), (f"{denied} drop",)))
     return tuple(found)
+
+
+def shared_sets() -> tuple[NamedSet, ...]:
+    """Return the sets that all scopes look into: the kernel's work grows with the square of the number of its sets."""
+    errors = ("destination-unreachable", "time-exceeded", "parameter-problem")
+    return (
+        NamedSet("transports", "type inet_proto", ("tcp", "udp")),
+        NamedSet("errors4", "type icmp_type", errors),
+        NamedSet("errors6", "type icmpv6_type", (*errors, "packet-too-big")),
+        NamedSet("to_many", "type pkt_type", ("broadcast", "multicast")),
+        *(
+            NamedSet(f"{name}{family}", f"type {ADDRESS_TYPES[family]}", tuple(collapsed(known)), "flags interval")
+            for name, of in (("metadata", (METADATA4, METADATA6)), ("doh", (DOH4, DOH6)))
+            for family, known in zip(FAMILIES, of)
+        ),
+    )
 
 
 def sets(scope: Scope) -> Iterator[NamedSet]:
@@ -197,17 +210,16 @@ def _special(scope: Scope) -> Iterator[str]:
 
 def _metadata(scope: Scope) -> Iterator[str]:
     for family in FAMILIES:
-        yield f"{NETWORK_HEADERS[family]} daddr {braces(metadata(family))} {_why('metadata', scope)}"
+        yield f"{NETWORK_HEADERS[family]} daddr @metadata{family} {_why('metadata', scope)}"
 
 
 def _at_large(scope: Scope) -> Iterator[str]:
     """Yield what mode open opens: all but other resolvers, known or by their ports, and QUIC."""
     if scope.mode != "open":
         return
-    yield f"meta l4proto {{ tcp, udp }} th dport 853 {_why('dns', scope)}"
-    for family, known in ((4, DOH4), (6, DOH6)):
-        if known:
-            yield f"{NETWORK_HEADERS[family]} daddr {any_of(collapsed(known))} {_why('dns', scope)}"
+    yield f"{TRANSPORTS} th dport 853 {_why('dns', scope)}"
+    for family in FAMILIES:
+        yield f"{NETWORK_HEADERS[family]} daddr @doh{family} {_why('dns', scope)}"
     yield f"udp dport 443 {_why('forward', scope)}"
     yield _allow(scope)
 
@@ -244,7 +256,7 @@ def _transport(grant: Grant, family: int) -> Iterator[str]:
     if grant.protocol == "icmp":
         yield "icmp type echo-request " if family == 4 else "icmpv6 type echo-request "
     elif grant.protocol == "any":
-        yield f"meta l4proto {{ tcp, udp }} th dport {ports} " if ports else ""
+        yield f"{TRANSPORTS} th dport {ports} " if ports else ""
     else:
         yield f"{grant.protocol} dport {ports} " if ports else f"meta l4proto {grant.protocol} "
 
@@ -266,12 +278,12 @@ def _host(fence: Fence, scope: Scope) -> Iterator[str]:
         for family in FAMILIES:
             own = f"iifname . {NETWORK_HEADERS[family]} daddr @gateways{family}"
             if scope.resolver_port:
-                yield f"meta l4proto {{ tcp, udp }} th dport {scope.resolver_port} {own} {_allow(scope)}"
+                yield f"{TRANSPORTS} th dport {scope.resolver_port} {own} {_allow(scope)}"
             if fence.proxy.kind:
                 yield f"tcp dport {fence.proxy.port} {own} {_allow(scope)}"
             echo = "icmp type echo-request" if family == 4 else "icmpv6 type echo-request"
             yield f"{echo} {own} {_allow(scope)}"
         yield from _hub(fence, scope, "d")
-    yield f"meta pkttype {{ broadcast, multicast }} goto {chain('drop', scope)}"
+    yield f"meta pkttype @to_many goto {chain('drop', scope)}"
     yield f"{DNS} {_why('dns', scope)}"
     yield _why("input", scope)
