@@ -8,6 +8,7 @@ Names of their own let one backend take the place of the other without a moment 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 
 from . import egress_nftables_bridge
@@ -50,6 +51,13 @@ def stand(fence: Fence, listed: str) -> bool:
             elements[entry["set"]["name"]] = len(entry["set"].get("elem", ()))
     expected = {one.name: len(one.elements or ()) for one in wanted.sets}
     return sizes == wanted.sizes() and elements == expected and fingerprint(ruleset(fence)) in marks
+
+
+def counted(listed: str) -> Iterator[tuple[int, int]]:
+    """Yield packets and bytes of the counters that `nft -j list counters` shows."""
+    for entry in json.loads(listed)["nftables"]:
+        if "counter" in entry:
+            yield int(entry["counter"]["packets"]), int(entry["counter"]["bytes"])
 
 
 def _table(fence: Fence) -> Table:

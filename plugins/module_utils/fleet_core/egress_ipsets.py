@@ -18,8 +18,10 @@ from .egress_presets import DOH4, DOH6
 from .fences import METADATA4, METADATA6, Fence, Guest, Scope, name_set
 
 FAMILIES = (4, 6)
+PASSING = ("allowlist", "open")  # the modes in which anything is forwarded besides what goes to the hub
 OLD_SECONDS = 3600  # that addresses stay open after names no longer led to them
 MOST_NAMES, MOST_NETWORKS, MOST_GUESTS = 65536, 1048576, 65536
+SMALL = "hashsize 64"  # to begin with: most sets stay as small, and there may be thousands
 NOMATCH = " nomatch"
 _WORDS = {4: "inet", 6: "inet6"}
 _BESIDE = "fleet_t"  # exists for the moment of a swap
@@ -43,10 +45,11 @@ class AddressSet:
 
 def ipsets(fence: Fence) -> str:
     """Return the text for `ipset restore` that makes the sets of a fence and fills those that are not learned."""
-    return "".join(f"{line}\n" for one in address_sets(fence) for line in _lines(one))
+    return "".join(f"{line}\n" for one in address_sets(fence) for line in lines_of(one))
 
 
-def _lines(one: AddressSet) -> list[str]:
+def lines_of(one: AddressSet) -> list[str]:
+    """Return the lines that make one set and fill it."""
     create = f"create {one.name} {one.options} -exist"
     if one.learned:
         return [create]
@@ -71,6 +74,7 @@ def address_sets(fence: Fence) -> tuple[AddressSet, ...]:
             _networks(local_set(family), local_networks(fence, family), family),
             _guests(allowed_set(family), everybody, family, counted=True),
             _guests(denied_set(family), everybody, family, counted=True),
+            AddressSet(nobody_set(family), f"{_networks_options(family)} counters", _everything(family), counted=True),
             _guests(passing_set(family), addresses(passing_guests(fence), family), family),
             _guests(hub_set(family), addresses(hub_guests(fence), family), family),
             _networks(special_set(family), fence.special4 if family == 4 else fence.special6, family),
@@ -95,12 +99,12 @@ def _of_scope(fence: Fence, scope: Scope, family: int) -> list[AddressSet]:
     closed = closed_networks(scope, family)
     if closed:
         found.append(_networks(closed_set(scope.name, family), closed, family))
-    for grant in scope.grants:
+    for grant in scope.grants if scope.mode in PASSING else ():
         networks = grant.networks4 if family == 4 else grant.networks6
         if networks:
             found.append(_networks(grant.fixed_set_name(family), networks, family, without_metadata(networks, family)))
         if grant.names:
-            learned = f"hash:ip family {_WORDS[family]} maxelem {MOST_NAMES}"
+            learned = f"hash:ip family {_WORDS[family]} {SMALL} maxelem {MOST_NAMES}"
             found.append(AddressSet(grant.set_name(family), learned, learned=True))
             found.append(AddressSet(grant.old_set_name(family), f"{learned} timeout {OLD_SECONDS}", learned=True))
             found += (AddressSet(name_set(grant, name, family), learned, learned=True) for name in grant.names)
@@ -108,14 +112,23 @@ def _of_scope(fence: Fence, scope: Scope, family: int) -> list[AddressSet]:
 
 
 def _guests(name: str, elements: Iterable[str], family: int, counted: bool = False) -> AddressSet:
-    options = f"hash:ip family {_WORDS[family]} maxelem {MOST_GUESTS}{' counters' if counted else ''}"
+    options = f"hash:ip family {_WORDS[family]} {SMALL} maxelem {MOST_GUESTS}{' counters' if counted else ''}"
     return AddressSet(name, options, tuple(elements), counted=counted)
 
 
 def _networks(name: str, networks: Iterable[str], family: int, closed: Iterable[str] = ()) -> AddressSet:
-    options = f"hash:net family {_WORDS[family]} maxelem {MOST_NETWORKS}"
     opened = sorted({half for network in networks for half in halves(network)}, key=_order)
-    return AddressSet(name, options, (*map(str, opened), *(f"{network}{NOMATCH}" for network in closed)))
+    return AddressSet(
+        name, _networks_options(family), (*map(str, opened), *(f"{network}{NOMATCH}" for network in closed))
+    )
+
+
+def _networks_options(family: int) -> str:
+    return f"hash:net family {_WORDS[family]} {SMALL} maxelem {MOST_NETWORKS}"
+
+
+def _everything(family: int) -> tuple[str, ...]:
+    return tuple(str(half) for half in halves("0.0.0.0/0" if family == 4 else "::/0"))
 
 
 def halves(network: str) -> tuple[Network, ...]:
@@ -177,7 +190,7 @@ def hub_guests(fence: Fence) -> tuple[Guest, ...]:
 
 def passing_guests(fence: Fence) -> tuple[Guest, ...]:
     """Return the guests whose packets are forwarded at all: flows of others end when their scope's mode changes."""
-    passing = {scope.name for scope in fence.scopes if scope.mode in ("allowlist", "open")}
+    passing = {scope.name for scope in fence.scopes if scope.mode in PASSING}
     return tuple(guest for guest in fence.guests if guest.scope in passing)
 
 
@@ -237,6 +250,11 @@ def allowed_set(family: int) -> str:
 def denied_set(family: int) -> str:
     """All guests, with counters of what they were denied."""
     return f"fleet_denied_{family}"
+
+
+def nobody_set(family: int) -> str:
+    """All addresses, with counters of what came from no guest that is known."""
+    return f"fleet_nobody_{family}"
 
 
 def passing_set(family: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from . import egress_ipsets as sets
 from .egress_iptables_scopes import Chain, ends, gateway, hub_rules, log_limit, port_matches, scope_rules, words
+from .egress_nftables_names import NOBODY, check
 from .fences import Bridge, Fence, Scope
 
 FILTER, NAT = "filter", "nat"
@@ -24,7 +25,11 @@ FINGERPRINT = "fleet fingerprint "
 
 
 def restore(fence: Fence, family: int) -> str:
-    """Return what iptables-restore (family 4) or ip6tables-restore (6) reads: both tables, each one transaction."""
+    """Return what iptables-restore (family 4) or ip6tables-restore (6) reads: both tables, each one transaction.
+
+    Raises InvalidInput for names that the tools would read as something else than they are meant for.
+    """
+    check(fence)
     rules = {FILTER: _filter(fence, family), NAT: _nat(fence, family)}
     mark = sets.digits("\n".join([*rules[FILTER], *rules[NAT]]))
     return "".join(_table(table, lines, mark) for table, lines in rules.items())
@@ -94,10 +99,10 @@ def _filter(fence: Fence, family: int) -> list[str]:
         f"-A {ALLOW} -m set --match-set {sets.allowed_set(family)} src -j ACCEPT",
         f"-A {ALLOW} -j DROP",
     ]
+    rules.append(f"-A {SPOOF} -m set --match-set {sets.nobody_set(family)} src")
     if fence.log_rate:
-        rules.append(
-            f'-A {SPOOF} {log_limit(fence)} -j NFLOG --nflog-group {fence.log_group} --nflog-prefix "fleet spoof - "'
-        )
+        prefix = f'--nflog-prefix "fleet spoof {NOBODY} "'
+        rules.append(f"-A {SPOOF} {log_limit(fence)} -j NFLOG --nflog-group {fence.log_group} {prefix}")
     return [*rules, f"-A {SPOOF} -j DROP"]
 
 
@@ -124,13 +129,25 @@ def _from_bridge_to_host(bridge: Bridge, family: int) -> list[str]:
     rules = _detours(chain, family)
     if own and family == 6:
         rules += [f"-A {chain} -p icmpv6 --icmpv6-type {kind} -m hl --hl-eq 255 -j ACCEPT" for kind in (133, 135, 136)]
-    if own and bridge.dhcp:
-        ports = "--sport 68 --dport 67" if family == 4 else "-s fe80::/10 --sport 546 --dport 547"
-        rules.append(f"-A {chain} -p udp {ports} -j ACCEPT")
+    rules += [f"-A {chain} {match} -j ACCEPT" for match in _dhcp(bridge, own, family, known=False)]
     if family == 6:
         rules += [f"-A {chain} -s {local} -j DROP" for local in ("::/128", "fe80::/10")]
     rules.append(f"-A {chain} -m set ! --match-set {sets.bridge_set(bridge.name, family)} src -g {SPOOF}")
+    rules += [f"-A {chain} {match} -j ACCEPT" for match in _dhcp(bridge, own, family, known=True)]
     return [*rules, f"-A {chain} -g {HOST}"]
+
+
+def _dhcp(bridge: Bridge, own: str, family: int, known: bool) -> list[str]:
+    """Return the matches of what clients send for an address. known: those that have one already."""
+    if not own or not bridge.dhcp:
+        return []
+    if family == 6:
+        ports = "-p udp --sport 546 --dport 547"
+        return [] if known else [f"-s fe80::/10 -d {where} {ports}" for where in ("ff02::1:2", own)]
+    ports = "-p udp --sport 68 --dport 67"
+    if known:
+        return [f"-d {where} {ports}" for where in (own, "255.255.255.255")]
+    return [f"-s 0.0.0.0 -d 255.255.255.255 {ports}"]
 
 
 def _detours(chain: str, family: int) -> list[str]:

@@ -82,7 +82,7 @@ def _of_family(addresses: Iterable[str], family: int) -> list[str]:
 def _new(fence: Fence, scope: Scope, family: int) -> list[str]:
     chain, denied = Chain.NEW.of(scope), Chain.FORWARD.of(scope)
     rules: list[str] = []
-    if scope.mode in ("allowlist", "open"):
+    if scope.mode in sets.PASSING:
         rules.append(f"-A {chain} -m set --match-set {sets.local_set(family)} dst -g {denied}")
         rules += (f"-A {chain} -p {protocol} --dport 53 -g {denied}" for protocol in ("tcp", "udp"))
         for grant in scope.grants:
@@ -227,7 +227,7 @@ def _reasons(scope: Scope, family: int) -> Iterator[tuple[str, str]]:
         yield f"-m set --match-set {sets.closed_set(scope.name, family)} dst", "denied"
     for network in metadata(family):
         yield f"-d {network}", "metadata"
-    for grant in scope.grants:
+    for grant in scope.grants if scope.mode in sets.PASSING else ():
         if grant.until:
             ended = f"-m time --datestart {ends(grant.until)}"
             for match in _reached(grant, family, (*_fixed_sets(grant, family), *_learned_sets(grant, family))):

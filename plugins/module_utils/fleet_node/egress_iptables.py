@@ -10,26 +10,30 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fleet_core import egress_frames, egress_ipsets, egress_iptables
+    from fleet_core.egress_nftables_names import NOBODY
     from fleet_core.errors import ProcessFailed
     from fleet_core.fences import Fence
 else:
     try:
         from ..fleet_core import egress_frames, egress_ipsets, egress_iptables
+        from ..fleet_core.egress_nftables_names import NOBODY
         from ..fleet_core.errors import ProcessFailed
         from ..fleet_core.fences import Fence
     except ImportError:  # installed as a top-level package
         from fleet_core import egress_frames, egress_ipsets, egress_iptables
+        from fleet_core.egress_nftables_names import NOBODY
         from fleet_core.errors import ProcessFailed
         from fleet_core.fences import Fence
 
 from . import egress_commands, egress_ipset
 from .egress_commands import SBIN
+from .egress_nftables import knows_bridges
 
 SETS, BRIDGE, STRANGERS = "egress.ipset", "egress-bridge.nft", "egress-strangers.nft"
 RULES = {4: "egress.iptables", 6: "egress.ip6tables"}
@@ -37,6 +41,7 @@ TOOLS = {4: "iptables", 6: "ip6tables"}
 FLAVORS = ("nft", "legacy")
 WAIT = ("-w", "20")  # seconds for the lock of xtables, which others hold too
 BOOT = """\
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 fleet_failed=0
 fleet_rules() {{ # TOOL FILE: load both tables, our jumps once and at the head
   for table in filter nat; do
@@ -99,6 +104,8 @@ class Iptables:
 
     def check(self, folder: Path) -> None:
         """Load it all in a network namespace of its own, which ends with the shell that did it."""
+        for tool in ("ipset", "nft", *(self.tool(family, what) for family in RULES for what in ("save", "restore"))):
+            egress_commands.find(tool)
         script = self.boot(str(folder))
         done = egress_commands.attempt(("unshare", "--net", "sh", "-c", script))
         if done.returncode and not done.stderr.startswith("unshare:"):
@@ -109,18 +116,18 @@ class Iptables:
         """First what rules look into, then the bridge, then what is routed: no moment has less than before."""
         egress_ipset.restore((folder / SETS).read_text(encoding="utf-8"))
         egress_commands.run(("nft", "-f", str(folder / BRIDGE)))
-        egress_commands.attempt(("nft", "-f", str(folder / STRANGERS)))  # the kernel may lack what it needs
+        knows_bridges(folder / STRANGERS)
         for family, file in RULES.items():
             text = (folder / file).read_text(encoding="utf-8")
-            self._restore(family, _replacing(text, self._saved(family)))
+            self._restore(family, replacing(text, self._saved(family)))
         for other in self._others():
             other.remove_rules()
         egress_ipset.drop_unused(fence)
 
     def loaded(self, fence: Fence) -> bool:
-        if not egress_ipset.holds(fence) or not self._frames_stand(fence):
+        if not egress_ipset.holds(fence) or not _frames_stand(fence):
             return False
-        return all(_stands(egress_iptables.restore(fence, family), self._saved(family)) for family in RULES)
+        return all(stands(egress_iptables.restore(fence, family), self._saved(family)) for family in RULES)
 
     def learned(self, fence: Fence) -> dict[str, tuple[str, ...]]:
         return egress_ipset.learned(fence)
@@ -135,15 +142,18 @@ class Iptables:
         egress_ipset.age(fence)
 
     def counters(self, fence: Fence) -> dict[str, dict[str, tuple[int, int]]]:
+        """The scope "-" is of what came from no guest that is known."""
         sets = {"allowed": egress_ipsets.allowed_set, "denied": egress_ipsets.denied_set}
         found = {
             verdict: {**egress_ipset.counted(name(4)), **egress_ipset.counted(name(6))}
             for verdict, name in sets.items()
         }
-        return {
+        counters = {
             scope.name: {verdict: _sum(fence, scope.name, numbers) for verdict, numbers in found.items()}
             for scope in fence.scopes
         }
+        nobody = [pair for family in RULES for pair in egress_ipset.counted(egress_ipsets.nobody_set(family)).values()]
+        return {**counters, NOBODY: {"allowed": (0, 0), "denied": _total([*nobody, *_frames_denied()])}}
 
     def remove(self) -> None:
         for one in (self, *self._others()):
@@ -154,13 +164,9 @@ class Iptables:
     def remove_rules(self) -> None:
         """Take our chains and the jumps to them out of both families."""
         for family in RULES:
-            text = _removing(self._saved(family))
+            text = removing(self._saved(family))
             if text:
                 self._restore(family, text)
-
-    def _frames_stand(self, fence: Fence) -> bool:
-        listed = egress_commands.attempt(("nft", "-j", "list", "table", *egress_frames.TABLE.split()))
-        return listed.returncode == 0 and egress_frames.stand(fence, listed.stdout)
 
     def tool(self, family: int, what: str = "") -> str:
         """Return the name of a tool of this flavor. what: "save", "restore", or empty for the one of single rules."""
@@ -192,7 +198,7 @@ class Iptables:
         return f"; the kernel lacks {', '.join(missing)}" if missing else ""
 
 
-def _replacing(text: str, saved: str) -> str:
+def replacing(text: str, saved: str) -> str:
     """Return a text for iptables-restore that also takes out, in the same transaction, what is there of ours now."""
     there = egress_iptables.chain_sizes(saved)
     wanted = egress_iptables.chain_sizes(text)
@@ -210,7 +216,7 @@ def _replacing(text: str, saved: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _removing(saved: str) -> str:
+def removing(saved: str) -> str:
     """Return a text for iptables-restore that takes out what is there of ours; empty for nothing."""
     lines: list[str] = []
     for table, chains in egress_iptables.chain_sizes(saved).items():
@@ -231,7 +237,7 @@ def _section(saved: str, table: str) -> list[str]:
     return rest.partition("\nCOMMIT")[0].splitlines()
 
 
-def _stands(text: str, saved: str) -> bool:
+def stands(text: str, saved: str) -> bool:
     """Return whether a text has been loaded: its chains and no others, all their rules, each jump first and once."""
     if egress_iptables.chain_sizes(saved) != egress_iptables.chain_sizes(text):
         return False
@@ -247,5 +253,23 @@ def _stands(text: str, saved: str) -> bool:
 
 def _sum(fence: Fence, scope: str, numbers: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
     guests = fence.guests_of(scope)
-    own = [*egress_ipsets.addresses(guests, 4), *egress_ipsets.addresses(guests, 6)]
-    return sum(numbers.get(one, (0, 0))[0] for one in own), sum(numbers.get(one, (0, 0))[1] for one in own)
+    own = (*egress_ipsets.addresses(guests, 4), *egress_ipsets.addresses(guests, 6))
+    return _total(numbers.get(one, (0, 0)) for one in own)
+
+
+def _total(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    both = list(pairs)
+    return sum(packets for packets, _octets in both), sum(octets for _packets, octets in both)
+
+
+def _frames_stand(fence: Fence) -> bool:
+    listed = egress_commands.attempt(("nft", "-j", "list", "table", *egress_frames.TABLE.split(" ")))
+    return listed.returncode == 0 and egress_frames.stand(fence, listed.stdout)
+
+
+def _frames_denied() -> Iterator[tuple[int, int]]:
+    """Yield what was dropped on the bridges: packets and bytes of each table."""
+    for table in (egress_frames.TABLE, egress_frames.BY_NAME):
+        listed = egress_commands.attempt(("nft", "-j", "list", "counters", "table", *table.split(" ")))
+        if listed.returncode == 0:
+            yield from egress_frames.counted(listed.stdout)
