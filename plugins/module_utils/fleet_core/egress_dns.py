@@ -120,9 +120,9 @@ def _answers(found: Build) -> list[str]:
     """What is answered without an upstream, and what is taken out of answers."""
     lines = ["domain-needed", "bogus-priv"]
     if found.version >= _MODERN:
-        lines += ["no-ident", "strip-mac", "strip-subnet"]
+        lines.append("no-ident")
     if found.version >= (2, 90):
-        lines.append(f"filter-rr={FILTERED}")
+        lines += ["strip-mac", "strip-subnet", f"filter-rr={FILTERED}"]
     return lines
 
 
