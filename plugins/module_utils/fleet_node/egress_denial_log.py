@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable
 
 if TYPE_CHECKING:
     from fleet_core.egress_denials import Denial
@@ -28,7 +28,6 @@ from . import logs
 from .watch import watcher
 
 POLICY = LogPolicy(max_size=5 * 1024 * 1024, keep=3)
-_BLOCK = 1 << 16
 
 
 def write(path: Path, denials: Iterable[Denial]) -> str:
@@ -56,29 +55,55 @@ def last(path: Path, count: int) -> list[dict[str, Any]]:
 def follow(path: Path, stop: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
     """Yield the denials that are written from now on, through rotation, until stop() is true (asked twice a second)."""
     eye = watcher()
-    place, inode = _size(path), _inode(path)
+    file = _open(str(path))
+    if file is not None:
+        file.seek(0, os.SEEK_END)
     rest = b""
     try:
         while not stop():
-            found = _inode(path)
-            if found is not None and found != inode:
-                inode, place, rest = found, 0, b""
-                with contextlib.suppress(OSError):
-                    eye.add(str(path))
-            elif found is not None:
-                with contextlib.suppress(OSError):
-                    eye.add(str(path))
-            data = _from(path, place)
-            place += len(data)
+            with contextlib.suppress(OSError):
+                eye.add(str(path))
+            # Looked for before it is read to its end: what comes after it is in there then.
+            later = _later(path, file)
+            data = b"" if file is None else file.read()
             *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                record = _record(line)
-                if record:
-                    yield record
-            if not data:
+            yield from filter(None, map(_record, lines))
+            if later is not None:
+                if file is not None:
+                    file.close()
+                file, rest = later, b""
+            elif not data:
                 eye.wait(0.5)
     finally:
         eye.close()
+        if file is not None:
+            file.close()
+
+
+def _later(path: Path, file: BinaryIO | None) -> BinaryIO | None:
+    """Return the file that was begun after this one, open, or None when this one is the newest."""
+    own = os.fstat(file.fileno()).st_ino if file is not None else None
+    newer: BinaryIO | None = None
+    for number in range(POLICY.keep + 1):
+        found = _open(f"{path}.{number}" if number else str(path))
+        if found is None:
+            continue
+        if os.fstat(found.fileno()).st_ino == own:
+            found.close()
+            return newer
+        if newer is not None:
+            newer.close()
+        newer = found
+    return newer
+
+
+def _open(name: str) -> BinaryIO | None:
+    try:
+        return open(name, "rb")
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        raise Unavailable(f"{name}: only root can read it; run as root") from None
 
 
 def _text(name: str) -> bytes:
@@ -87,27 +112,6 @@ def _text(name: str) -> bytes:
             return file.read()
     except PermissionError:
         raise Unavailable(f"{name}: only root can read it; run as root") from None
-
-
-def _from(path: Path, place: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            file.seek(place)
-            return file.read(_BLOCK)
-    except FileNotFoundError:
-        return b""
-
-
-def _size(path: Path) -> int:
-    with contextlib.suppress(OSError):
-        return os.stat(path).st_size
-    return 0
-
-
-def _inode(path: Path) -> int | None:
-    with contextlib.suppress(OSError):
-        return os.stat(path).st_ino
-    return None
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
