@@ -20,8 +20,11 @@ PROXY_PORT = 3128
 PATIENCE = 0.6  # seconds that a packet is waited for before it counts as stopped
 
 
-def document(lab: Lab, mode: str, **values: Any) -> dict[str, Any]:
-    """The policy that all attacks meet: the machines of project shop may reach some names, project data others."""
+def document(lab: Lab, mode: str, *allow: Any, **values: Any) -> dict[str, Any]:
+    """The policy that all attacks meet: the machines of project shop may reach some names, project data others.
+
+    allow: more for project shop.
+    """
     shop = [
         "allowed.example",
         "cdn-allowed.example",
@@ -32,7 +35,7 @@ def document(lab: Lab, mode: str, **values: Any) -> dict[str, Any]:
     policies = {
         "default": {"mode": mode, "hub": True},
         "projects": {
-            "shop": {"allow": shop, "deny": ["denied.allowed.example"]},
+            "shop": {"allow": [*shop, *allow], "deny": ["denied.allowed.example"]},
             "data": {"allow": ["project.example"]},
         },
     }

@@ -193,6 +193,16 @@ class Lab:
         for machine in self.machines.values():
             self._plug(machine)
 
+    def take_bridges(self) -> None:
+        """Delete the bridges, as they are before a host has set up its network."""
+        self.gateway.ip(*(f"link del {bridge.name}" for bridge in BRIDGES))
+
+    def give_bridges(self) -> None:
+        """Make the bridges again and put the machines' ports on them."""
+        for bridge in BRIDGES:
+            self._bridge(bridge)
+        self.gateway.ip(*(f"link set {guest.port} master {guest.bridge}" for guest in GUESTS))
+
     def _bridge(self, bridge: Bridge) -> None:
         self.gateway.ip(
             f"link add name {bridge.name} address 52:54:00:00:00:0{BRIDGES.index(bridge)} type bridge "
