@@ -8,7 +8,7 @@ IPv6 (RFC 8200), ICMP (RFC 792, RFC 4443). A packet may hold anything: what is c
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -271,10 +271,13 @@ class Roster:
         return self._macs.get(mac) or self._addresses.get(source) or self._addresses.get(destination)
 
 
-def denial(found: Logged, names: Mapping[int, str], roster: Roster, now: float) -> Denial | None:
+def denial(
+    found: Logged, names: Mapping[int, str], roster: Roster, now: float, own: Collection[str] = ()
+) -> Denial | None:
     """Return the denial that a logged packet is, or None for one that is not of ours.
 
-    names: interface number to its name. now: its time where the kernel did not say it.
+    names: interface number to its name. now: its time where the kernel did not say it. own: addresses of this host,
+    which hears what it says to many itself.
     """
     reason, scope = parts_of(found.prefix)
     if not reason:
@@ -282,6 +285,8 @@ def denial(found: Logged, names: Mapping[int, str], roster: Roster, now: float) 
     said = headers(found.ethertype, found.payload)
     ports = [names[index] for index in (found.physindev, found.indev) if index in names]
     guest = roster.whose(ports, found.mac, said.source, said.destination)
+    if guest is None and said.source in own and not found.physindev:
+        return None
     return Denial(
         found.seconds or now, reason, guest.name if guest else "", guest.project if guest else "",
         guest.scope if guest else scope, said.source, said.destination, said.protocol, said.port,

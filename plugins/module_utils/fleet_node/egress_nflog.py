@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import struct
@@ -104,6 +105,15 @@ def _refusal(group: int, number: int) -> FleetError:
     if number == errno.EPERM:
         return Unavailable("log of denied packets: only root can read it; run as root")
     return Unavailable(f"log of denied packets: group {group}: {os.strerror(number)}")
+
+
+def own_addresses() -> set[str]:
+    """Return the IPv6 addresses of this host in this network namespace, those of a link as well."""
+    found = set()
+    with contextlib.suppress(OSError), open("/proc/thread-self/net/if_inet6", encoding="ascii") as file:
+        for line in file:
+            found.add(str(ipaddress.IPv6Address(int(line.split()[0], 16))))
+    return found
 
 
 def interfaces() -> dict[int, str]:

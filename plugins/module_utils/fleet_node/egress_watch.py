@@ -58,6 +58,7 @@ class Watch:
         self._reader: egress_nflog.Reader | None = None
         self._questions = egress_questions.Questions(self.store)
         self._names: dict[int, str] = {}
+        self._own: set[str] = set()
         self._due: dict[str, float] = {}
         self._said = ""
         self._ending = False
@@ -110,6 +111,7 @@ class Watch:
         if self._reader is not None and self._reader.group != group:
             self._reader.close()
             self._reader = None
+        self._own = egress_nflog.own_addresses()  # interfaces and addresses come and go
         if self._reader is None:
             self._reader = egress_nflog.Reader(group)
             say(f"reading what group {group} of the kernel's log tells")
@@ -125,7 +127,8 @@ class Watch:
             for found in logged(data):
                 if found.indev not in self._names or (found.physindev and found.physindev not in self._names):
                     self._names = egress_nflog.interfaces()
-                one = denial(found, self._names, self.roster, now)
+                    self._own = egress_nflog.own_addresses()
+                one = denial(found, self._names, self.roster, now, self._own)
                 if one is not None:
                     self._add(one)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,14 @@ def test_a_recorded_packet_becomes_a_denial_of_its_machine(
     assert (found.reason, found.source, found.destination) == (reason, source, destination)
     assert (found.protocol, found.port, found.count) == (protocol, port, 1)
     assert packet.mac == "52:54:00:00:01:10"
+
+
+def test_what_this_host_says_to_many_and_hears_itself_is_no_denial() -> None:
+    (packet,) = logged(bytes.fromhex(RECORDED["messages"]["advert6"]))
+    heard = replace(packet, physindev=0, indev=2, mac="3a:ff:fe:80:00:00")
+    assert denial(heard, NAMES, Roster(Fence()), 7.0, {"fd00:100::10"}) is None
+    assert denial(heard, NAMES, Roster(Fence()), 7.0, {"fd00:100::1"}) is not None
+    assert denial(packet, NAMES, Roster(Fence()), 7.0, {"fd00:100::10"}) is not None
 
 
 def test_packets_that_others_log_are_no_denials() -> None:
