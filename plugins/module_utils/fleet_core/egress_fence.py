@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from .egress import Declaration, Peers, Policy
+from .egress import Declaration, Peers, Policy, check_outside
 from .egress_entries import Entry, Net, cidr
 from .egress_live import Live
-from .egress_names import covered, widest
+from .egress_names import covered, covers, widest
 from .egress_presets import preset_entries
 from .errors import Conflict
 from .fences import METADATA4, METADATA6, Fence, Grant, Guest, Ports, Scope, grant_key, grant_mark, name_set
@@ -119,6 +119,32 @@ def compile(  # noqa: A001 - what it is
     )
     _check_keys(fence)
     return fence
+
+
+def check_live(declaration: Declaration, live: Iterable[Live], now: int, change: Live) -> None:
+    """Raise Conflict for a change that opens what stays closed, InvalidInput for one that opens a bridge's network.
+
+    live: all changes, with this one.
+    """
+    if change.verb != "allow":
+        return
+    projects = {f"machine-{guest.name}": guest.project for guest in declaration.machines}
+    policy = effective(declaration, live, now, change.scope, projects.get(change.scope, ""))
+    found = _resolved(change.to_entry(), now)
+    for item in found:
+        check_outside(declaration, "live change", item)
+    closed = [next((other for other in policy.deny if _holds(other, item)), None) for item in found]
+    if all(closed):
+        names = ", ".join(dict.fromkeys(other.target for other in closed if other))
+        raise Conflict(f"{change.entry}: stays closed, because {names} is denied for {change.scope}")
+
+
+def _holds(closed: Entry, item: Entry) -> bool:
+    if closed.kind != item.kind:
+        return False
+    if item.kind == "domain":
+        return covers(closed.value, item.value)
+    return _inside(_net(item.value), _net(closed.value))
 
 
 def next_end(declaration: Declaration, live: Iterable[Live], now: int) -> int:

@@ -111,7 +111,7 @@ class Engine:
     def plan_live(self, add: Iterable[Live] = (), drop: Iterable[Live] = ()) -> Planned:
         """Return what change() would change."""
         record = self.store.read()
-        wanted = self._changed(record, add, drop, exact=False)
+        wanted = self._changed(record, tuple(add), drop, exact=False)
         return egress_plans.plan(record, wanted, self._drifted(record, wanted, exact=False), self._of_services(wanted))
 
     def plan_removal(self) -> Planned:
@@ -169,7 +169,7 @@ class Engine:
         live = tuple(change for change in live if _has_scope(declaration, change.scope))
         return self._work_out(record, egress_fence.settled(declaration, before, now), live, now, exact)
 
-    def _changed(self, record: Record, add: Iterable[Live], drop: Iterable[Live], exact: bool) -> Wanted:
+    def _changed(self, record: Record, add: Sequence[Live], drop: Iterable[Live], exact: bool) -> Wanted:
         if record.declared is None:
             raise NotFound(
                 "network policy: none is in force here; apply one with the module autovibe.fleet.egress_policy"
@@ -178,7 +178,10 @@ class Engine:
         live = tuple(one for one in egress_live.lasting(egress_wanted.recorded_live(record), now) if one not in gone)
         for one in add:
             live = egress_live.with_live(live, one)
-        return self._work_out(record, egress.parse(record.declared), live, now, exact)
+        declaration = egress.parse(record.declared)
+        for one in add:
+            egress_fence.check_live(declaration, live, now, one)
+        return self._work_out(record, declaration, live, now, exact)
 
     def _work_out(
         self, record: Record, declaration: Declaration, live: Sequence[Live], now: int, exact: bool

@@ -79,12 +79,15 @@ def allow(
     project: Project = "",
     default: Default = False,
     duration: For = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="A name that looks like a slip, or a public suffix as a whole, is meant.")
+    ] = False,
 ) -> None:
     """Open something at once: example.org, example.org:8443, 192.0.2.7:22, 192.0.2.0/24:any/udp, or a preset.
 
     Nothing is restarted. It stays, also when the policy is applied again, until it ends or is taken back.
     """
-    _change(session, "allow", targets, (machine, project, default), duration)
+    _change(session, "allow", targets, (machine, project, default), duration, force)
 
 
 @app.command()
@@ -183,7 +186,14 @@ def metrics(session: Session) -> None:
     print(text, end="")
 
 
-def _change(session: Session, verb: str, targets: Sequence[str], where: tuple[str, str, bool], duration: str) -> None:
+def _change(
+    session: Session,
+    verb: str,
+    targets: Sequence[str],
+    where: tuple[str, str, bool],
+    duration: str,
+    force: bool = False,
+) -> None:
     engine = Engine(session.folder)
     scope = _scope(engine, *where)
     if not scope:
@@ -192,7 +202,7 @@ def _change(session: Session, verb: str, targets: Sequence[str], where: tuple[st
     until = now + int(parse_duration("--for", duration)) if duration else 0
     if duration and until <= now:
         raise InvalidInput(f'--for: expected at least one second, found "{duration}"')
-    changes = [live_change(scope, verb, target, until, now) for target in targets]
+    changes = [live_change(scope, verb, target, until, now, force) for target in targets]
     planned = engine.change(add=changes)
     if session.as_json:
         session.out.data({"changes": [shown_live(one) for one in changes], **_told(planned)})

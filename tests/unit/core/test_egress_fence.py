@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from fleet_core import egress_fence, fences
 from fleet_core.egress import Declaration, parse
+from fleet_core.egress_fence import check_live, effective, next_end, scope_names, settled
 from fleet_core.egress_fence import compile as compile_fence
-from fleet_core.egress_fence import effective, next_end, scope_names, settled
 from fleet_core.egress_live import Live, live_change
 from fleet_core.egress_names import covered
 from fleet_core.egress_presets import preset_entries
-from fleet_core.errors import Conflict
+from fleet_core.errors import Conflict, FleetError
 from fleet_core.fences import METADATA4, METADATA6, Fence, Grant, Scope
 
 NOW = 1_000_000
@@ -297,6 +297,34 @@ def test_what_is_closed_live_reaches_every_scope_below() -> None:
     assert {scope.mode for scope in locked.scopes} == {"locked"}
     opened = compile_fence(declared(policies), [live_change("default", "mode", "strict")], NOW)
     assert scope_of(opened, "web-1").mode == "open"
+
+
+@pytest.mark.parametrize(
+    ("scope", "entry", "message"),
+    [
+        ("default", "x.a.org", "x.a.org: stays closed, because a.org is denied for default"),
+        ("machine-web-1", "a.org:80", "a.org:80: stays closed, because a.org is denied for machine-web-1"),
+        ("machine-web-1", "b.org", "b.org: stays closed, because b.org is denied for machine-web-1"),
+        ("default", "198.41.0.4:22", "198.41.0.4:22: stays closed, because 198.41.0.0/16 is denied for default"),
+        ("default", "pypi", "pypi: stays closed, because pypi.org, pythonhosted.org is denied for default"),
+        ("default", "192.168.100.11:22", "192.168.100.11 lies in network vmbr1"),
+        ("default", "github", ""),
+        ("default", "b.org", ""),
+        ("default", "org.a:22", ""),
+        ("default", "198.0.0.0/8:22", ""),
+    ],
+)
+def test_a_live_change_that_would_open_nothing_is_refused(scope: str, entry: str, message: str) -> None:
+    policies = {
+        "default": {"deny": ["a.org", "198.41.0.0/16", "pypi.org", "pythonhosted.org", "gist.github.com"]},
+        "projects": {"shop": {"deny": ["b.org"]}},
+    }
+    change = live_change(scope, "allow", entry)
+    if not message:
+        check_live(declared(policies), [change], NOW, change)
+        return
+    with pytest.raises(FleetError, match=message):
+        check_live(declared(policies), [change], NOW, change)
 
 
 @pytest.mark.parametrize(
