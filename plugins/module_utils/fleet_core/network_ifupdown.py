@@ -32,7 +32,9 @@ def _stanza(one: HostBridge) -> str:
     lines += [f"    address {address}" for address in one.of_family(4)]
     lines += [f"    gateway {one.gateway4}"] if one.gateway4 else []
     lines += [f"    dns-nameservers {' '.join(one.nameservers)}"] if one.nameservers else []
-    lines += [f"    bridge-ports {' '.join(one.ports) or 'none'}", "    bridge-stp off", "    bridge-fd 0"]
+    # Interfaces of machines come and go by themselves; without this a reload would take them off.
+    lines += [f"    bridge-ports {' '.join(one.ports) or 'none'}", "    bridge-ports-condone-regex .*"]
+    lines += ["    bridge-stp off", "    bridge-fd 0"]
     if one.vlan_aware:
         lines += ["    bridge-vlan-aware yes", f"    bridge-vids {' '.join(vlan_words(one))}"]
     lines += [f"    mtu {one.mtu}"] if one.mtu else []

@@ -22,12 +22,12 @@ def files(bridges: Sequence[HostBridge], defined: Sequence[str] = ()) -> tuple[N
     if not bridges:
         return ()
     lines = [f"# {MARK}", "network:", "  version: 2"]
-    ports = [port for one in bridges for port in one.ports if port not in defined]
+    ports = [(port, one.mtu) for one in bridges for port in one.ports if port not in defined]
     if ports:
         lines.append("  ethernets:")
-        for port in ports:
+        for port, mtu in ports:
             lines += [f"    {_word(port)}:", "      dhcp4: false", "      dhcp6: false", "      accept-ra: false"]
-            lines += ["      link-local: []"]
+            lines += ["      link-local: []", *([f"      mtu: {mtu}"] if mtu else [])]
     lines.append("  bridges:")
     for one in bridges:
         lines += _bridge(one)

@@ -139,7 +139,7 @@ def script(before: Before) -> str:
             'if [ "$why" = boot ]; then',
             *_indented(_commands(before.at_boot) or [":"]),
             "else",
-            *_indented([*_commands(before.reload), *_links(before), *_sysctls(before.sysctls), *_reachable(before)]),
+            *_indented(_while_it_runs(before) or [":"]),
             "fi",
             "",
             _TAIL.format(**names),
@@ -168,6 +168,10 @@ ExecStart=/bin/sh {folder}/{SCRIPT} boot
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _while_it_runs(before: Before) -> list[str]:
+    return [*_commands(before.reload), *_links(before), *_sysctls(before.sysctls), *_reachable(before)]
 
 
 def _files(files: Sequence[SavedFile]) -> list[str]:
