@@ -256,12 +256,13 @@ class Addon:
 
     def websocket_message(self, flow: Any) -> None:
         message = flow.websocket.messages[-1]
-        sizes = flow.metadata.setdefault("fleet_messages", [0, 0])
-        sizes[0 if message.from_client else 1] += len(message.content)
         flow.websocket.messages.clear()
         if self._refusal(flow.client_conn, as_host(flow.request.host), int(flow.request.port)):
             message.drop()
             self._cut(flow.client_conn.id, "the policy allows it no longer")
+            return
+        sizes = flow.metadata.setdefault("fleet_messages", [0, 0])
+        sizes[0 if message.from_client else 1] += len(message.content)
 
     def websocket_end(self, flow: Any) -> None:
         received, sent = flow.metadata.get("fleet_messages", (0, 0))
