@@ -13,16 +13,20 @@ from dataclasses import replace
 
 from . import egress_nftables_bridge
 from .egress_nftables_names import check
-from .egress_nftables_script import Table, fingerprint, script, signed
+from .egress_nftables_script import Chain, Table, fingerprint, script, signed
 from .fences import Fence
 
+# A bit of the packet's mark between the bridge and the table mangle: it came over a guest's port. Another one than that
+# of the backend nftables, which would take it off first.
+HELD = "0x20000000"
 TABLE, BY_NAME = "bridge fleet_frames", "bridge fleet_frames_strangers"
+ARRIVAL = "inet fleet_frames"  # drops packets with a machine's MAC that did not come over its port
 
 
 def ruleset(fence: Fence) -> str:
     """Return the script for `nft -f` that holds guests to their MACs and addresses, and apart from each other."""
     check(fence)
-    return script([_table(fence)])
+    return script([_table(fence), _arrival(fence)])
 
 
 def strangers(fence: Fence) -> str:
@@ -33,7 +37,7 @@ def strangers(fence: Fence) -> str:
 
 def removal() -> str:
     """Return the script that removes both, whether they are there or not."""
-    return "".join(f"add table {table}\ndelete table {table}\n" for table in (TABLE, BY_NAME))
+    return "".join(f"add table {table}\ndelete table {table}\n" for table in (TABLE, ARRIVAL, BY_NAME))
 
 
 def stand(fence: Fence, listed: str) -> bool:
@@ -61,7 +65,12 @@ def counted(listed: str) -> Iterator[tuple[int, int]]:
 
 
 def _table(fence: Fence) -> Table:
-    return _named(egress_nftables_bridge.table(fence), TABLE)
+    table = _named(egress_nftables_bridge.table(fence), TABLE)
+    return replace(table, chains=tuple(_marked(chain) for chain in table.chains))
+
+
+def _marked(chain: Chain) -> Chain:
+    return replace(chain, rules=tuple(rule.replace(egress_nftables_bridge.HELD, HELD) for rule in chain.rules))
 
 
 def _named(table: Table, where: str) -> Table:

@@ -14,7 +14,6 @@ Source: nft(8) of nftables 1.0.6.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 
 from . import egress_nftables_bridge as frames
@@ -39,7 +38,7 @@ from .egress_nftables_names import (
 from .egress_nftables_script import Chain, NamedSet, Table, any_of, fingerprint, script, signed
 from .fences import Fence, Scope
 
-__all__ = ["by_name", "expected", "fingerprint", "of_frames", "removal", "ruleset"]
+__all__ = ["by_name", "expected", "fingerprint", "removal", "ruleset"]
 
 FAMILIES = (4, 6)
 LEARNED = ("fleet_n", "fleet_d", "fleet_o")
@@ -65,12 +64,6 @@ def removal() -> str:
     """Return the script that removes all of ours, whether it is there or not."""
     tables = (f"inet {TABLE}", f"bridge {TABLE}", f"bridge {BY_NAME}")
     return "".join(f"add table {table}\ndelete table {table}\n" for table in tables)
-
-
-def of_frames(fence: Fence, name: str) -> str:
-    """Return a script for the table of frames alone, under a name of its own, for who judges packets by other means."""
-    check(fence)
-    return script([replace(frames.table(fence), name=name)])
 
 
 def expected(fence: Fence) -> tuple[Table, ...]:
@@ -101,14 +94,7 @@ def routed(fence: Fence) -> Table:
 def _chains(fence: Fence) -> Iterator[Chain]:
     ours = any_of(interfaces(bridge.name for bridge in fence.bridges))
     yield from _base_chains(fence, ours)
-    yield Chain(
-        "arrived",
-        (
-            # The bit has done its work; routing by marks must not meet it.
-            f"meta mark & {frames.HELD} == {frames.HELD} meta mark set meta mark xor {frames.HELD} accept",
-            "iifname . ether saddr @held goto spoof",
-        ),
-    )
+    yield from frames.arrival_chains(fence)
     yield Chain("from-guest", tuple(_from_guest(fence)))
     yield Chain("to-guest", tuple(_to_guest(fence)))
     yield Chain("to-host", tuple(_to_host(fence)))
@@ -120,11 +106,6 @@ def _chains(fence: Fence) -> Iterator[Chain]:
 
 def _base_chains(fence: Fence, ours: str) -> Iterator[Chain]:
     some = bool(fence.bridges)
-    yield Chain(
-        "arrival",
-        (f"iifname {ours} goto arrived",) if some else (),
-        "type filter hook prerouting priority raw - 10; policy accept;",
-    )
     yield Chain(
         "prerouting",
         tuple(
@@ -232,8 +213,7 @@ def _sets(fence: Fence) -> Iterator[NamedSet]:
             kind="map",
         )
         yield from _guest_sets(fence, family)
-    held = (key(interface("bridge", guest.bridge), guest.mac) for guest in fence.guests if guest.port)
-    yield NamedSet("held", "type ifname . ether_addr", tuple(dict.fromkeys(held)))
+    yield frames.held(fence)
     yield NamedSet(
         "timed",
         "type mark : verdict",

@@ -68,7 +68,7 @@ def peers(fence: Fence) -> Iterator[tuple[Guest, Guest]]:
 
 
 def table(fence: Fence) -> Table:
-    """Return the table of frames."""
+    """Return the table of frames. It needs arrival_chains() in a table of family inet."""
     return Table(
         "bridge",
         TABLE,
@@ -103,6 +103,46 @@ def table_by_name(fence: Fence) -> Table:
         counters=(DENIED,),
         limits=((limit(fence, NOBODY), rate(fence)),) if fence.log_rate else (),
     )
+
+
+def arrival_table(fence: Fence) -> Table:
+    """Return a table of arrival_chains() for who judges packets by other means than nftables; see table()."""
+    return Table(
+        "inet",
+        TABLE,
+        chains=(*arrival_chains(fence), Chain("spoof", tuple(spoof(fence, DENIED)))),
+        sets=(held(fence),),
+        counters=(DENIED,),
+        limits=((limit(fence, NOBODY), rate(fence)),) if fence.log_rate else (),
+    )
+
+
+def arrival_chains(fence: Fence) -> tuple[Chain, ...]:
+    """Return the chains in which packets with a machine's MAC end if they did not come over its port.
+
+    Frames of table() that did bear a bit of the packet's mark, which is taken off here: routing must not meet it.
+    """
+    ours = any_of(interfaces(bridge.name for bridge in fence.bridges))
+    return (
+        Chain(
+            "arrival",
+            (f"iifname {ours} goto arrived",) if fence.bridges else (),
+            "type filter hook prerouting priority raw - 10; policy accept;",
+        ),
+        Chain(
+            "arrived",
+            (
+                f"meta mark & {HELD} == {HELD} meta mark set meta mark xor {HELD} accept",
+                "iifname . ether saddr @held goto spoof",
+            ),
+        ),
+    )
+
+
+def held(fence: Fence) -> NamedSet:
+    """Return the set of cards whose port is known."""
+    rows = (key(interface("bridge", guest.bridge), guest.mac) for guest in fence.guests if guest.port)
+    return _fixed("held", "type ifname . ether_addr", rows)
 
 
 def _chains(fence: Fence) -> Iterator[Chain]:

@@ -11,7 +11,7 @@ import pytest
 from tests.golden import check_golden
 from tests.unit.core.egress_examples import FENCE
 
-from fleet_core import egress_frames, egress_ipsets, egress_iptables
+from fleet_core import egress_frames, egress_ipsets, egress_iptables, egress_nftables_bridge
 from fleet_core.egress_ipsets import AddressSet, address_sets, circles, ipsets, without_metadata
 from fleet_core.egress_iptables import chain_sizes, fingerprint, restore
 from fleet_core.egress_iptables_scopes import ends, port_matches
@@ -54,7 +54,7 @@ def test_every_chain_that_is_jumped_to_is_declared_and_every_set_is_made(fence: 
     assert set(re.findall(r"--match-set (\S+)", text)) <= made
     assert all(len(name) <= 31 for name in made)
     assert all(len(chain) <= 28 for chain in declared)
-    assert text.count("COMMIT") == 2
+    assert text.count("COMMIT") == 3
     assert ("NFLOG" in text) == bool(fence.log_rate)
 
 
@@ -184,7 +184,7 @@ def test_sizes_of_chains_are_read_alike_from_what_is_loaded_and_from_what_is_sav
     )
     assert chain_sizes(saved) == {"nat": {"FLEET-DNS": 0}}
     sizes = chain_sizes(restore(FENCE, 4))
-    assert set(sizes) == {"filter", "nat"}
+    assert set(sizes) == {"filter", "nat", "mangle"}
     assert sizes["filter"]["FLEET-ALLOW"] == 2
 
 
@@ -198,6 +198,7 @@ def test_frames_have_tables_of_their_own_beside_those_of_nftables() -> None:
     text = egress_frames.ruleset(FENCE) + egress_frames.strangers(FENCE) + egress_frames.removal()
     assert {" ".join(found) for found in re.findall(r"table (bridge|inet) (\w+)", text)} == {
         egress_frames.TABLE,
+        egress_frames.ARRIVAL,
         egress_frames.BY_NAME,
     }
 
@@ -206,3 +207,18 @@ def test_frames_stand_only_with_all_their_rules() -> None:
     assert not egress_frames.stand(FENCE, json.dumps({"nftables": []}))
     counters = {"nftables": [{"metainfo": {}}, {"counter": {"packets": 3, "bytes": 180}}]}
     assert list(egress_frames.counted(json.dumps(counters))) == [(3, 180)]
+
+
+def test_over_other_ports_nothing_comes_where_all_are_known() -> None:
+    known = tuple(replace(guest, port=f"tap{guest.name}") for guest in GUESTS)
+    bridges, scopes = (Bridge("vmbr1", "192.168.100.1/24"),), (Scope("default", "allowlist"),)
+    arrival = "-A FLEET-ARRIVAL -i vmbr1 -m mark ! --mark 0x20000000/0x20000000"
+    assert f"{arrival} -g FLEET-STRANGER\n" in restore(Fence(bridges, known, scopes), 4)
+    some = restore(Fence(bridges, (*known[1:], GUESTS[0]), scopes), 4)
+    assert f"{arrival} -m set --match-set fleet_held_4 src -g FLEET-STRANGER\n" in some
+
+
+def test_the_mark_of_the_bridge_is_the_one_that_is_looked_for() -> None:
+    text = egress_frames.ruleset(FENCE)
+    assert f"meta mark set meta mark or {egress_frames.HELD} " in text
+    assert egress_nftables_bridge.HELD not in text
