@@ -11,6 +11,7 @@ from .egress import MODES, allowed, one_of
 from .egress_entries import Entry, denial, entry, preset_entry
 from .egress_presets import PRESETS
 from .errors import InvalidInput
+from .fences import Guest
 from .names import as_int, as_text, check_keys, check_name
 
 VERBS = ("allow", "deny", "mode")
@@ -86,6 +87,20 @@ def without_live(changes: Iterable[Live], scope: str = "", entry: str = "") -> t
 def lasting(changes: Iterable[Live], now: int) -> tuple[Live, ...]:
     """Return the changes that have not ended."""
     return tuple(sorted((change for change in changes if change.lasts(now)), key=_order))
+
+
+def going_on(changes: Iterable[Live], machines: Iterable[Guest]) -> tuple[Live, ...]:
+    """Return the changes that outlive a new declaration with these machines.
+
+    What opens goes with the last machine that it opens something for. What closes waits for machines of that name or
+    project to come back: they may be made anew at this moment.
+    """
+    there = {"default"}
+    for guest in machines:
+        there |= {f"machine-{guest.name}", f"project-{guest.project}"}
+    return tuple(
+        change for change in changes if change.scope in there or change.verb == "deny" or change.entry == "locked"
+    )
 
 
 def check_scope(scope: str) -> str:

@@ -166,7 +166,7 @@ class Engine:
         now = self._second()
         before = egress.parse(record.declared) if record.declared is not None else None
         live = () if clear_live else egress_live.lasting(egress_wanted.recorded_live(record), now)
-        live = tuple(change for change in live if _has_scope(declaration, change.scope))
+        live = egress_live.going_on(live, declaration.machines)
         return self._work_out(record, egress_fence.settled(declaration, before, now), live, now, exact)
 
     def _changed(self, record: Record, add: Sequence[Live], drop: Iterable[Live], exact: bool) -> Wanted:
@@ -351,16 +351,6 @@ def _addresses(guests: Iterable[Guest]) -> tuple[str, ...]:
 
 def _joined(found: Iterable[str], noted: Any) -> tuple[str, ...]:
     return tuple(sorted({*found, *(str(one) for one in noted or ())}))
-
-
-def _has_scope(declaration: Declaration, scope: str) -> bool:
-    """Tell whether a scope can still mean a machine: one that is gone takes its live changes along."""
-    kind, _dash, name = scope.partition("-")
-    if kind == "machine":
-        return any(guest.name == name for guest in declaration.machines)
-    if kind == "project":
-        return any(guest.project == name for guest in declaration.machines)
-    return True
 
 
 __all__ = ["Backend", "Engine", "Planned"]

@@ -6,8 +6,9 @@ from __future__ import annotations
 import pytest
 
 from fleet_core.egress_entries import Entry
-from fleet_core.egress_live import Live, lasting, live_change, live_from_dict, with_live, without_live
+from fleet_core.egress_live import Live, going_on, lasting, live_change, live_from_dict, with_live, without_live
 from fleet_core.errors import InvalidInput
+from fleet_core.fences import Guest
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,18 @@ def test_lasting_leaves_out_what_has_ended() -> None:
     changes = [live_change("default", "allow", "b.org", 10), live_change("default", "allow", "a.org")]
     assert lasting(changes, 9) == (changes[1], changes[0])
     assert lasting(changes, 10) == (changes[1],)
+
+
+def test_what_closes_waits_for_machines_that_are_gone() -> None:
+    changes = tuple(
+        live_change(scope, verb, text)
+        for scope in ("default", "project-shop", "machine-web-1", "project-gone", "machine-gone")
+        for verb, text in (("allow", "a.org"), ("deny", "b.org"), ("mode", "locked"))
+    )
+    changes += (live_change("machine-also-gone", "mode", "open"),)
+    left = set(changes) - set(going_on(changes, [Guest("web-1", "br", "52:54:00:00:00:01", project="shop")]))
+    assert {(change.scope, change.verb) for change in left} == {
+        ("project-gone", "allow"),
+        ("machine-gone", "allow"),
+        ("machine-also-gone", "mode"),
+    }
