@@ -132,5 +132,6 @@ def _result(engine: Engine, planned: Planned) -> Result:
         ],
         "live_changes": [shown_live(one) for one in planned.live],
         "boot_script": str(engine.store.folder / "boot.sh"),
+        **({"warnings": list(planned.notices)} if planned.notices else {}),
     }
     return Result(planned.change, values, [dict(one) for one in planned.diff])

@@ -28,12 +28,16 @@ from .egress_wanted import Wanted
 
 @dataclass(frozen=True)
 class Planned:
-    """A change of the network policy. diff: of each file, as Ansible shows it. fence, live: what is to be in force."""
+    """A change of the network policy. diff: of each file, as Ansible shows it. fence, live: what is to be in force.
+
+    notices: what of it does nothing, or less than it seems, one sentence each.
+    """
 
     change: Change = field(default_factory=Change)
     diff: tuple[Mapping[str, str], ...] = ()
     fence: Fence | None = None
     live: tuple[Live, ...] = ()
+    notices: tuple[str, ...] = ()
 
     def with_services(self, served: Change) -> Planned:
         """Return it with what becomes of the processes."""
@@ -72,7 +76,7 @@ def plan(record: Record, wanted: Wanted, drifted: bool, services: Change, unfini
     before = dict(record.declared or {}) if actions else {}
     after = dict(new.declared or {}) if actions else {}
     change = Change(before, after, tuple(actions))
-    planned = Planned(change, _diff(record.files, new.files), wanted.fence, wanted.live)
+    planned = Planned(change, _diff(record.files, new.files), wanted.fence, wanted.live, wanted.notices)
     return planned.with_services(services)
 
 

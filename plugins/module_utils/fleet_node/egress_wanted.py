@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fleet_core import egress, egress_addresses, egress_dns, egress_fence
     from fleet_core.egress import Declaration
     from fleet_core.egress_live import Live, live_from_dict
+    from fleet_core.egress_notices import notices
     from fleet_core.errors import Exhausted, FleetError
     from fleet_core.fences import Fence
 else:
@@ -19,12 +20,14 @@ else:
         from ..fleet_core import egress, egress_addresses, egress_dns, egress_fence
         from ..fleet_core.egress import Declaration
         from ..fleet_core.egress_live import Live, live_from_dict
+        from ..fleet_core.egress_notices import notices
         from ..fleet_core.errors import Exhausted, FleetError
         from ..fleet_core.fences import Fence
     except ImportError:  # installed as a top-level package
         from fleet_core import egress, egress_addresses, egress_dns, egress_fence
         from fleet_core.egress import Declaration
         from fleet_core.egress_live import Live, live_from_dict
+        from fleet_core.egress_notices import notices
         from fleet_core.errors import Exhausted, FleetError
         from fleet_core.fences import Fence
 
@@ -39,13 +42,17 @@ _BOOT = "#!/bin/sh\n# Loads the rules of the network policy. Written by fleet: c
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be in force. record: as it is written. fence: what it enforces. items: processes."""
+    """What is to be in force. record: as it is written. fence: what it enforces. items: processes.
+
+    notices: what of the declaration does nothing, or less than it seems.
+    """
 
     record: Record
     declaration: Declaration
     live: tuple[Live, ...]
     fence: Fence
     items: tuple[Item, ...]
+    notices: tuple[str, ...] = ()
 
 
 def work_out(
@@ -78,7 +85,7 @@ def work_out(
         boot=_BOOT + backend.boot(str(store.applied)).strip() + "\n",
     )
     items = [*_resolver_items(store, fence, files), *proxy.items, _watch(store)]
-    return Wanted(record, declaration, tuple(live), fence, tuple(items))
+    return Wanted(record, declaration, tuple(live), fence, tuple(items), notices(declaration, live, now))
 
 
 def recorded_fence(record: Record) -> Fence | None:
