@@ -440,9 +440,8 @@ for word in sys.stdin:
     try:
         end.settimeout(2)
         end.sendall(word.encode())  # mitmproxy waits for the first bytes
-        greeted = greeted or bool(file.readline())
-        opened = b" 200 " in head[0] and greeted and file.readline()
-        print("alive" if opened else "ended", flush=True)
+        greeted = greeted or file.readline().startswith(b"{")  # squid has errors of its own to tell
+        print("alive" if greeted and file.readline() else "ended", flush=True)
     except OSError:
         print("ended", flush=True)
 """
