@@ -20,13 +20,12 @@ from .fences import Fence
 # of the backend nftables, which would take it off first.
 HELD = "0x20000000"
 TABLE, BY_NAME = "bridge fleet_frames", "bridge fleet_frames_strangers"
-ARRIVAL = "inet fleet_frames"  # drops packets with a machine's MAC that did not come over its port
 
 
 def ruleset(fence: Fence) -> str:
     """Return the script for `nft -f` that holds guests to their MACs and addresses, and apart from each other."""
     check(fence)
-    return script([_table(fence), _arrival(fence)])
+    return script([_table(fence)])
 
 
 def strangers(fence: Fence) -> str:
@@ -37,7 +36,7 @@ def strangers(fence: Fence) -> str:
 
 def removal() -> str:
     """Return the script that removes both, whether they are there or not."""
-    return "".join(f"add table {table}\ndelete table {table}\n" for table in (TABLE, ARRIVAL, BY_NAME))
+    return "".join(f"add table {table}\ndelete table {table}\n" for table in (TABLE, BY_NAME))
 
 
 def stand(fence: Fence, listed: str) -> bool:

@@ -9,29 +9,32 @@ Sources: iptables(8), iptables-extensions(8). The names of chains have at most 2
 from __future__ import annotations
 
 from . import egress_ipsets as sets
+from .egress_frames import HELD
 from .egress_iptables_scopes import Chain, ends, gateway, hub_rules, log_limit, port_matches, scope_rules, words
 from .egress_nftables_names import NOBODY, check
 from .fences import Bridge, Fence, Scope
 
-FILTER, NAT = "filter", "nat"
+FILTER, NAT, MANGLE = "filter", "nat", "mangle"
 # The kernel's chain -> ours. The jump stands at its head, once.
 JUMPS = {
     FILTER: {"INPUT": "FLEET-INPUT", "FORWARD": "FLEET-FORWARD"},
     NAT: {"PREROUTING": "FLEET-DNS", "POSTROUTING": "FLEET-NAT"},
+    MANGLE: {"PREROUTING": "FLEET-ARRIVAL"},
 }
 PREFIX = "FLEET-"
 OUT, IN, HOST, SPOOF, ALLOW = "FLEET-OUT", "FLEET-IN", "FLEET-HOST", "FLEET-SPOOF", "FLEET-ALLOW"
+STRANGER = "FLEET-STRANGER"
 FINGERPRINT = "fleet fingerprint "
 
 
 def restore(fence: Fence, family: int) -> str:
-    """Return what iptables-restore (family 4) or ip6tables-restore (6) reads: both tables, each one transaction.
+    """Return what iptables-restore (family 4) or ip6tables-restore (6) reads: all tables, each one transaction.
 
     Raises InvalidInput for names that the tools would read as something else than they are meant for.
     """
     check(fence)
-    rules = {FILTER: _filter(fence, family), NAT: _nat(fence, family)}
-    mark = sets.digits("\n".join([*rules[FILTER], *rules[NAT]]))
+    rules = {FILTER: _filter(fence, family), NAT: _nat(fence, family), MANGLE: _mangle(fence, family)}
+    mark = sets.digits("\n".join(rule for table in rules.values() for rule in table))
     return "".join(_table(table, lines, mark) for table, lines in rules.items())
 
 
@@ -99,11 +102,29 @@ def _filter(fence: Fence, family: int) -> list[str]:
         f"-A {ALLOW} -m set --match-set {sets.allowed_set(family)} src -j ACCEPT",
         f"-A {ALLOW} -j DROP",
     ]
-    rules.append(f"-A {SPOOF} -m set --match-set {sets.nobody_set(family)} src")
+    return [*rules, *_spoof(fence, SPOOF, family)]
+
+
+def _spoof(fence: Fence, chain: str, family: int) -> list[str]:
+    """Count, log and drop what no known guest can have sent."""
+    rules = [f"-A {chain} -m set --match-set {sets.nobody_set(family)} src"]
     if fence.log_rate:
         prefix = f'--nflog-prefix "fleet spoof {NOBODY} "'
-        rules.append(f"-A {SPOOF} {log_limit(fence)} -j NFLOG --nflog-group {fence.log_group} {prefix}")
-    return [*rules, f"-A {SPOOF} -j DROP"]
+        rules.append(f"-A {chain} {log_limit(fence)} -j NFLOG --nflog-group {fence.log_group} {prefix}")
+    return [*rules, f"-A {chain} -j DROP"]
+
+
+def _mangle(fence: Fence, family: int) -> list[str]:
+    """Stop what did not come over the port of a guest, as the bridge has marked it, and take off the mark. Where the
+    ports of some guests are not known, only what comes under the address of one whose port is."""
+    rules = []
+    for bridge in fence.bridges:
+        held = f"-A FLEET-ARRIVAL -i {bridge.name} -m mark"
+        loose = any(not guest.port for guest in sets.guests_on(fence, bridge.name))
+        stolen = f" -m set --match-set {sets.held_set(family)} src" if loose else ""
+        rules.append(f"{held} ! --mark {HELD}/{HELD}{stolen} -g {STRANGER}")
+        rules.append(f"{held} --mark {HELD}/{HELD} -j MARK --set-xmark 0x0/{HELD}")
+    return [*rules, *_spoof(fence, STRANGER, family)]
 
 
 def _from_bridge(fence: Fence, bridge: Bridge, family: int) -> list[str]:

@@ -43,8 +43,8 @@ WAIT = ("-w", "20")  # seconds for the lock of xtables, which others hold too
 BOOT = """\
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 fleet_failed=0
-fleet_rules() {{ # TOOL FILE: load both tables, our jumps once and at the head
-  for table in filter nat; do
+fleet_rules() {{ # TOOL FILE: load its tables, our jumps once and at the head
+  for table in filter nat mangle; do
     {{
       echo "*$table"
       "$1-save" -t "$table" | sed -n 's/^-A \\([A-Z]*\\) -j \\(FLEET-[A-Z]*\\)$/-D \\1 -j \\2/p'
@@ -70,6 +70,7 @@ MODULES = {
     "xt_NFLOG": "-A OUTPUT -j NFLOG --nflog-group 1",
     "ipt_REJECT": "-A OUTPUT -j REJECT --reject-with icmp-admin-prohibited",
     "xt_nat": "-t nat -A PREROUTING -p udp -j DNAT --to-destination 127.0.0.1:53",
+    "xt_mark": "-t mangle -A PREROUTING -m mark ! --mark 1/1 -j MARK --set-xmark 0/1",
     "xt_MASQUERADE": "-t nat -A POSTROUTING -j MASQUERADE",
 }
 _JUMP = re.compile(r"^-A ([A-Z]+) -j (FLEET-[A-Z]+)$")

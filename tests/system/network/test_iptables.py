@@ -76,8 +76,8 @@ class Gateway:
             assert self.backend.loaded(fence)
 
     def learn(self, learned: Mapping[str, tuple[str, ...]]) -> None:
-        lines = [f"add {name} {address} -exist\n" for name, many in learned.items() for address in many]
-        self.lab.gateway.run("ipset", "restore", stdin="".join(lines))
+        with self.lab.gateway.inside():
+            self.backend.learn(learned)
 
     def forget_flows(self) -> None:
         self.lab.gateway.run("conntrack", "-F")
@@ -181,6 +181,33 @@ def test_resolver_and_proxy_are_not_for_the_world_outside(gateway: Gateway) -> N
     for address, port in tries:
         assert gateway.lab.internet.probe("tcp", address=address, port=port, timeout=0.4)["outcome"] == "timeout"
     assert outcome(gateway.lab, "tcp", "192.168.100.1", port=22) == "open"
+
+
+@in_both_flavors
+def test_under_stolen_addresses_nothing_comes_over_another_port(gateway: Gateway) -> None:
+    """A port that no policy knows, with a machine's MAC and addresses; and the mark that tells it is no one's after."""
+    lab = gateway.lab
+    gateway.load(fence_of(lab, scope("open")))
+    stranger = lab.stranger()
+    gates = {"192.168.100.10/24": "192.168.100.1", "fd00:100::10/64": "fd00:100::1"}
+    stranger.ip("link set eth0 address 52:54:00:00:01:10")
+    for address, gate in gates.items():
+        stranger.ip(
+            f"addr replace {address} dev eth0{' nodad' if ':' in address else ''}", f"route replace default via {gate}"
+        )
+    marked = ("-t", "mangle", "-A", "FORWARD", "-i", "fleet0", "-m", "mark", "!", "--mark", "0")
+    lab.gateway.run(gateway.backend.tool(4), *marked)
+    try:
+        for host in (HOSTS["cdn"][0], HOSTS["cdn"][1], "192.168.100.1"):
+            port = 8006 if host == "192.168.100.1" else 22
+            assert stranger.probe("tcp", address=host, port=port, timeout=0.5)["outcome"] != "open"
+        stranger.ip("addr flush dev eth0", "link set eth0 address 52:54:00:00:01:77")
+        # The bridge has to learn again where the machine is.
+        wait_for(lambda: outcome(lab, "tcp", HOSTS["cdn"][0], port=22) == "open", "the machine itself gets through")
+        saved = lab.gateway.run(gateway.backend.tool(4, "save"), "-c", "-t", "mangle").stdout
+        assert next(line for line in saved.splitlines() if "-A FORWARD -i fleet0" in line).startswith("[0:0]")
+    finally:
+        lab.gateway.run(gateway.backend.tool(4), *("-D" if word == "-A" else word for word in marked))
 
 
 @pytest.mark.parametrize("br_netfilter", [0, 1])

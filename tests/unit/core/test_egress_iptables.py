@@ -198,7 +198,6 @@ def test_frames_have_tables_of_their_own_beside_those_of_nftables() -> None:
     text = egress_frames.ruleset(FENCE) + egress_frames.strangers(FENCE) + egress_frames.removal()
     assert {" ".join(found) for found in re.findall(r"table (bridge|inet) (\w+)", text)} == {
         egress_frames.TABLE,
-        egress_frames.ARRIVAL,
         egress_frames.BY_NAME,
     }
 
