@@ -23,22 +23,32 @@ def staged(
     take_over: Sequence[str] = (),
     management: bool = False,
 ) -> dict[str, list[Any]]:
-    """Return what must be staged on a node: present, options of proxmox_node_network, and absent, names.
+    """Return what must be staged on a node: absent, names, and then present, options of proxmox_node_network.
+
+    A name may stand in both: its bridge is staged anew. That module can take away one setting at a time only (it gives
+    the API a list where a text belongs).
 
     found: its interfaces as the API lists them. take_over: bridges of others that may be changed. management: whether
     those with a default route may be. Raises Conflict, in a sentence, for what is not to be touched.
     """
     there = {str(item["iface"]): item for item in found}
-    present = []
+    present, absent = [], []
     for one in wanted:
         options = _options(node, one)
         current = there.get(one.name)
         if current is not None and _same(options, current):
             continue
         _check(node, one, current, there, take_over, management)
-        present.append(options)
+        without = {key for key, value in options.items() if value in ("", -1, False)}
+        given = {key: value for key, value in options.items() if key not in without}
+        gone = {key for key in without if current is not None and current.get(key) not in (None, "", 0, False)}
+        if len(gone) > 1:
+            absent.append(one.name)
+        else:
+            given.update({key: options[key] for key in gone})
+        present.append(given)
     names = {one.name for one in wanted}
-    absent = [name for name, item in there.items() if name not in names and COMMENT in str(item.get("comments", ""))]
+    absent += [name for name, item in there.items() if name not in names and COMMENT in str(item.get("comments", ""))]
     return {"present": present, "absent": sorted(absent)}
 
 
