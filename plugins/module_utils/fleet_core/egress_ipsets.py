@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Union
 
+from .egress_entries import cidr
 from .egress_nftables_bridge import peers
 from .egress_presets import DOH4, DOH6
 from .fences import METADATA4, METADATA6, Fence, Guest, Scope, name_set
@@ -120,7 +121,7 @@ def _guests(name: str, elements: Iterable[str], family: int, counted: bool = Fal
 def _networks(name: str, networks: Iterable[str], family: int, closed: Iterable[str] = ()) -> AddressSet:
     opened = sorted({half for network in networks for half in halves(network)}, key=_order)
     return AddressSet(
-        name, _networks_options(family), (*map(str, opened), *(f"{network}{NOMATCH}" for network in closed))
+        name, _networks_options(family), (*map(cidr, opened), *(f"{network}{NOMATCH}" for network in closed))
     )
 
 
@@ -129,7 +130,7 @@ def _networks_options(family: int) -> str:
 
 
 def _everything(family: int) -> tuple[str, ...]:
-    return tuple(str(half) for half in halves("0.0.0.0/0" if family == 4 else "::/0"))
+    return tuple(cidr(half) for half in halves("0.0.0.0/0" if family == 4 else "::/0"))
 
 
 def halves(network: str) -> tuple[Network, ...]:
@@ -143,7 +144,7 @@ def without_metadata(networks: Iterable[str], family: int) -> tuple[str, ...]:
     wanted = [ipaddress.ip_network(network, strict=False) for network in networks]
     closed = [ipaddress.ip_network(network) for network in (METADATA4 if family == 4 else METADATA6)]
     return tuple(
-        str(one)
+        cidr(one)
         for one in closed
         if one not in wanted and any(_inside(one, network) for network in wanted if network.version == one.version)
     )
@@ -180,7 +181,7 @@ def local_networks(fence: Fence, family: int) -> tuple[str, ...]:
         for address in addresses(fence.guests, family)
         if not any(ipaddress.ip_address(address) in network for network in networks)
     )
-    return (*map(str, networks), *others)
+    return (*map(cidr, networks), *others)
 
 
 def hub_guests(fence: Fence) -> tuple[Guest, ...]:

@@ -6,99 +6,44 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.requirements import require_tool, unavailable
-from tests.system.network import internet
+from tests.requirements import require_tool
+from tests.system.network.iptables import (
+    GRANTS,
+    HOSTS,
+    LEARNED,
+    NAMED,
+    TCP,
+    UDP,
+    Gateway,
+    fence_of,
+    in_both_flavors,
+    iptables_on,
+    outcome,
+    scope,
+)
 from tests.system.network.lab import Lab, end, wait_for
 
 from fleet_core.egress_denials import logged
 from fleet_core.egress_dns import resolver
-from fleet_core.errors import ProcessFailed
-from fleet_core.fences import Fence, Grant, Hub, Proxy, Scope
+from fleet_core.fences import Grant
 from fleet_core.flows import ALLOWED, Flow, verdict
-from fleet_node.egress_iptables import Iptables
 from fleet_node.egress_nflog import Reader
-
-HOSTS = internet.HOSTS
-TCP, UDP = (22, 25, 8080), (443, 5000)
-NAMED = Grant("aaaaaaa1", ("allowed.example",), ports=((22, 22), (5000, 5001)))
-PLACES = Grant("aaaaaaa2", networks4=("10.9.9.9/32", "11.5.0.0/16"), networks6=("fd00:9::9/128",), ports=((25, 25),))
-QUIC = Grant(
-    "aaaaaaa3", networks4=("11.2.0.20/32",), networks6=("2fff:2::20/128",), protocol="udp", ports=((443, 443),)
-)
-ECHO = Grant("aaaaaaa4", networks4=("11.3.0.30/32",), networks6=("2fff:3::30/128",), protocol="icmp")
-ENDED = Grant("aaaaaaa5", networks4=("11.4.0.40/32",), networks6=("2fff:4::40/128",), until=1_000_000_000, mark=5)
-LEARNED = {NAMED.set_name(4): (HOSTS["allowed"][0],), NAMED.set_name(6): (HOSTS["allowed"][1],)}
-GRANTS = (NAMED, PLACES, QUIC, ECHO, ENDED)
-
-
-def scope(mode: str, name: str = "project-shop", **values: Any) -> Scope:
-    """A scope as policies lead to it: who is locked in has no grants."""
-    if mode == "locked":
-        return Scope(name, mode)
-    values = {"grants": GRANTS, "denied4": ("11.5.0.0/16",), "denied6": ("2fff:5::/32",), "hub": True, **values}
-    return Scope(name, mode, **values)
-
-
-def fence_of(lab: Lab, *scopes: Scope, **values: Any) -> Fence:
-    return lab.fence(
-        *scopes,
-        Scope("default", "locked"),
-        hub=Hub("hub.example", HOSTS["hub"], (8080,)),
-        proxy=Proxy("squid", 8006),
-        **values,
-    )
-
-
-@dataclass
-class Gateway:
-    """The gateway of a lab with the backend in it."""
-
-    lab: Lab
-    backend: Iptables
-    folder: Path
-
-    def write(self, fence: Fence) -> None:
-        for name, text in self.backend.files(fence).items():
-            (self.folder / name).write_text(text, encoding="utf-8")
-
-    def load(self, fence: Fence) -> None:
-        self.write(fence)
-        with self.lab.gateway.inside():
-            self.backend.load(self.folder, fence)
-            assert self.backend.loaded(fence)
-
-    def learn(self, learned: Mapping[str, tuple[str, ...]]) -> None:
-        with self.lab.gateway.inside():
-            self.backend.learn(learned)
-
-    def forget_flows(self) -> None:
-        self.lab.gateway.run("conntrack", "-F")
-
-
-in_both_flavors = pytest.mark.parametrize("gateway", ["nft", "legacy"], indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
 def gateway(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """The gateway with iptables of nf_tables, or in both flavors where a test says so."""
+    """With iptables of nf_tables, or in both flavors where a test says so."""
     flavor = getattr(request, "param", "nft")
-    for tool in ("ipset", "conntrack", "nft", f"iptables-{flavor}"):
-        require_tool(tool, "to test the backend iptables")
-    if lab.gateway.run(f"iptables-{flavor}", "-S", check=False).returncode:
-        unavailable(f"a kernel with the tables of iptables-{flavor} is needed")
-    found = Gateway(lab, Iptables(flavor), tmp_path_factory.mktemp(flavor))
-    yield found
-    with lab.gateway.inside():
-        found.backend.remove()
-    lab.gateway.run("ipset", "destroy", check=False)
+    with iptables_on(lab, flavor, tmp_path_factory.mktemp(flavor)) as found:
+        yield found
 
 
 def tries(lab: Lab) -> list[Flow]:
@@ -141,11 +86,6 @@ def test_packets_go_where_the_fence_means_them_to(gateway: Gateway, mode: str) -
         if (meant == ALLOWED and served) != (found == "open"):
             wrong.append((flow, meant, found))
     assert not wrong
-
-
-def outcome(lab: Lab, what: str, address: str, timeout: float = 0.7, **values: Any) -> str:
-    """What becomes of one try of web-1."""
-    return str(lab.machines["web-1"].probe(what, address=address, timeout=timeout, **values)["outcome"])
 
 
 def test_what_is_denied_is_told_at_once(gateway: Gateway) -> None:
@@ -383,107 +323,3 @@ def test_packets_are_counted_by_scope_and_verdict(gateway: Gateway) -> None:
     gateway.load(fence)
     assert counted()["denied"][0] == before["denied"][0] + 1
     assert counted()["allowed"] == between["allowed"]
-
-
-@in_both_flavors
-def test_rules_of_others_stay_and_ours_come_back_before_them(gateway: Gateway) -> None:
-    lab = gateway.lab
-    fence = fence_of(lab, scope("allowlist"))
-    gateway.load(fence)
-    tool = gateway.backend.tool(4)
-    lab.gateway.run(tool, "-N", "DOCKER-USER")
-    lab.gateway.run(tool, "-I", "FORWARD", "-j", "DOCKER-USER")
-    lab.gateway.run(tool, "-A", "DOCKER-USER", "-j", "ACCEPT")
-    try:
-        assert outcome(lab, "tcp", HOSTS["forbidden"][0], port=22) == "open"
-        with lab.gateway.inside():
-            assert not gateway.backend.loaded(fence)
-        gateway.load(fence)
-        assert outcome(lab, "tcp", HOSTS["forbidden"][0], port=22) == "refused"
-        rules = [line for line in lab.gateway.run(tool, "-S", "FORWARD").stdout.splitlines() if line.startswith("-A")]
-        assert rules == ["-A FORWARD -j FLEET-FORWARD", "-A FORWARD -j DOCKER-USER"]
-    finally:
-        lab.gateway.run(tool, "-D", "FORWARD", "-j", "DOCKER-USER")
-        lab.gateway.run(tool, "-F", "DOCKER-USER")
-        lab.gateway.run(tool, "-X", "DOCKER-USER")
-
-
-@pytest.mark.parametrize(
-    "drift",
-    [
-        "ip6tables{} -F FLEET-OUT",
-        "iptables{} -D INPUT -j FLEET-INPUT",
-        "iptables{} -t nat -I FLEET-NAT -j ACCEPT",
-        "iptables{} -I FORWARD -j FLEET-FORWARD",
-        "ipset add fleet_special_4 11.0.0.0/8",
-        "ipset del fleet_local_4 192.168.100.0/24",
-        "nft flush chain bridge fleet_frames between",
-        "nft delete table bridge fleet_frames",
-    ],
-)
-def test_drift_is_seen(gateway: Gateway, drift: str) -> None:
-    fence = fence_of(gateway.lab, scope("allowlist"))
-    gateway.load(fence)
-    gateway.lab.gateway.run(*drift.format(gateway.backend.tool(4).removeprefix("iptables")).split())
-    with gateway.lab.gateway.inside():
-        assert not gateway.backend.loaded(fence)
-    gateway.load(fence)
-
-
-@in_both_flavors
-def test_boot_needs_neither_bridges_nor_python_and_may_come_twice(gateway: Gateway) -> None:
-    fence = fence_of(gateway.lab, scope("allowlist"))
-    gateway.write(fence)
-    script = gateway.folder / "boot.sh"
-    script.write_text(gateway.backend.boot(str(gateway.folder)), encoding="utf-8")
-    empty = gateway.lab.namespaces.add("empty")
-    assert "Error" not in empty.run("sh", str(script)).stderr
-    empty.run("sh", str(script))
-    with empty.inside():
-        assert gateway.backend.loaded(fence)
-        gateway.backend.check(gateway.folder)
-    empty.remove()
-
-
-@in_both_flavors
-def test_removal_leaves_nothing_of_ours_and_all_of_others(gateway: Gateway) -> None:
-    lab = gateway.lab
-    tool = gateway.backend.tool(4)
-    with lab.gateway.inside():
-        gateway.backend.remove()
-        gateway.backend.remove()
-    lab.gateway.run("ipset", "create", "other", "hash:ip")
-    lab.gateway.run(tool, "-A", "FORWARD", "-s", "10.1.1.1", "-j", "DROP")
-    before = everything(lab, tool)
-    gateway.load(fence_of(lab, scope("allowlist")))
-    with lab.gateway.inside():
-        gateway.backend.remove()
-    after = everything(lab, tool)
-    lab.gateway.run(tool, "-D", "FORWARD", "-s", "10.1.1.1", "-j", "DROP")
-    lab.gateway.run("ipset", "destroy", "other")
-    assert "fleet" not in after.lower()
-    assert set(before.splitlines()) <= set(after.splitlines())
-
-
-def everything(lab: Lab, tool: str) -> str:
-    commands = (
-        [f"{tool}-save"],
-        [f"{tool.replace('ip', 'ip6')}-save"],
-        ["ipset", "list", "-n"],
-        ["nft", "list", "ruleset"],
-    )
-    texts = [lab.gateway.run(*argv).stdout for argv in commands]
-    return "\n".join(line for text in texts for line in text.splitlines() if not line.startswith("#"))
-
-
-def test_rules_that_cannot_be_loaded_are_refused_before_anything_changes(gateway: Gateway) -> None:
-    fence = fence_of(gateway.lab, scope("allowlist"))
-    gateway.load(fence)
-    rules = gateway.folder / "egress.iptables"
-    rules.write_text(
-        rules.read_text(encoding="utf-8").replace("--ctstate INVALID", "--ctstate NONSENSE"), encoding="utf-8"
-    )
-    with gateway.lab.gateway.inside():
-        with pytest.raises(ProcessFailed, match="NONSENSE"):
-            gateway.backend.check(gateway.folder)
-        assert gateway.backend.loaded(fence)
