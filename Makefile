@@ -95,6 +95,7 @@ benchmarks: dev ## Compare with other tools; prints ratios (ARGS='claims supervi
 docs: dev ## Write docs/modules/*.md, docs/cli.md and the table of docs/egress.md from what they describe
 	@python tests/tools/module_docs.py
 	@python tests/tools/cli_docs.py
+	@python tests/tools/egress_attacks.py
 	@python tests/tools/egress_docs.py
 
 .PHONY: format

@@ -130,6 +130,23 @@ def another_host_on_an_allowed_address(field: Field) -> bool:
     return bool(result["outcome"] == "open" and result["host"] == "cdn-forbidden.example")
 
 
+@attack("the hub's rule names its ports", INTERNET)
+def another_port_of_the_hub(field: Field) -> bool:
+    """Connects to the hub on a port that is not the hub's."""
+    return field.opens_any("tcp", *({"address": address, "port": 22} for address in internet.HOSTS["hub"]))
+
+
+@attack("datagrams that answer nothing are dropped, whatever port they come from")
+def datagram_from_outside(field: Field) -> bool:
+    """Lets an accomplice send datagrams to the machine's own address, from ports that answers come from."""
+    marker = field.marker()
+    source4, source6 = FORBIDDEN4, FORBIDDEN6
+    for address, source in ((field.web.guest.address4, source4), (field.web.guest.address6, source6)):
+        for port in (123, 500):
+            field.lab.internet.probe("udp", address=address, port=port, data=marker, source=source, timeout=0.1)
+    return field.reached(marker, field.web)
+
+
 @attack("connections that somebody outside begins are dropped; machines are not servers of the internet")
 def connection_from_outside(field: Field) -> bool:
     """Lets an accomplice on the internet connect to the machine's own address."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 from tests.system.network import internet, packets
 from tests.system.network.attacks import attack
 from tests.system.network.field import GATEWAY4, GATEWAY6, Field
@@ -159,6 +161,33 @@ def rogue_dhcp_server(field: Field) -> bool:
     for target in (packets.BROADCAST, field.peer.guest.mac):
         field.send(packets.frame(target, guest.mac, packets.IPV4, offer))
     return field.reached(marker)
+
+
+@attack("a request for an address is taken from the port of the machine that it names", alone=True)
+def address_of_another_machine_by_dhcp(field: Field) -> bool:
+    """Asks by DHCP for the address of another machine, with that machine's link address inside the request."""
+    victim = field.peer.guest
+    number = secrets.token_bytes(4)
+    body = bytes([1, 1, 6, 0]) + number + bytes(20) + packets.mac(victim.mac).ljust(16, b"\0") + bytes(192)
+    body += b"\x63\x82\x53\x63" + bytes([53, 1, 1, 255])
+    discover = packets.udp("0.0.0.0", "255.255.255.255", 68, 67, body)
+    packet = packets.ipv4("0.0.0.0", "255.255.255.255", packets.UDP, discover)
+    for link in (field.web.guest.mac, victim.mac):
+        field.send(packets.frame(packets.BROADCAST, link, packets.IPV4, packet))
+    asked = (bytes([1, 1, 6, 0]) + number).hex()
+    offered = (bytes([2, 1, 6, 0]) + number).hex()
+    machines = (field.web, field.peer)
+    return field._seen(lambda: any(m.namespace.agent.ask("seen", digits=d) for m in machines for d in (asked, offered)))
+
+
+@attack("frames from unknown link addresses are dropped before the bridge learns them", alone=True)
+def full_table_of_the_bridge(field: Field) -> bool:
+    """Sends from many link addresses, so that the bridge forgets where machines are and floods their frames."""
+    links = [f"52:54:77:{number:02x}:00:01" for number in range(40)]
+    packet = packets.ipv4(field.web.guest.address4, GATEWAY4, packets.UDP, bytes(8))
+    field.send(*(packets.frame(field.link(), link, packets.IPV4, packet) for link in links))
+    table = command("bridge", "-n", field.lab.gateway.name, "fdb", "show", "dev", field.web.guest.port).stdout
+    return "52:54:77" in table
 
 
 @attack(GUARD)

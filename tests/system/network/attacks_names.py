@@ -52,6 +52,12 @@ def dns_over_tls(field: Field) -> bool:
     return field.asked(marker)
 
 
+@attack("UDP 853 is closed in every mode")
+def dns_over_quic(field: Field) -> bool:
+    """Asks a resolver of its own over QUIC (DoQ, UDP 853)."""
+    return field.opens_any("udp", *({"address": address, "port": 853} for address in (EVIL4, EVIL6)))
+
+
 @attack("addresses of known DoH services are closed in every mode")
 def dns_over_https_at_a_known_service(field: Field) -> bool:
     """Asks a well-known DNS service over HTTPS (DoH) by its address."""

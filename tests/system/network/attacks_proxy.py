@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from tests.system.network import internet
 from tests.system.network.attacks import attack
 from tests.system.network.field import GATEWAY4, GATEWAY6, PROXY_PORT, Field
@@ -145,3 +147,34 @@ def squid_protocols(field: Field) -> bool:
         ("http://127.0.0.1/", "PURGE"),
     )
     return any(_fetched(field, url, method=method) for url, method in tries)
+
+
+@attack("the proxy looks a name up only after its rules have allowed it", ANY, bare=False)
+def data_in_names_for_the_proxy(field: Field) -> bool:
+    """Carries data in names that no rule allows, which the proxy would have to look up to refuse them by address."""
+    marker = field.marker()
+    field.proxy(f"{marker}.forbidden.example:443", sni=f"{marker}.forbidden.example")
+    field.proxy(f"http://{marker}.forbidden.example/", method="GET")
+    field.proxy("allowed.example:443", sni=f"{marker}.forbidden.example")
+    return field.asked(marker)
+
+
+LOOKED_UP = "the proxy asks the name servers of an allowed domain for names below it; name hosts instead of domains"
+
+
+@attack("in mode locked there is no proxy", dict.fromkeys(("open", "allowlist", "strict"), LOOKED_UP), bare=False)
+def data_in_allowed_names_for_the_proxy(field: Field) -> bool:
+    """Carries data in names below an allowed one, which the proxy looks up."""
+    marker = field.marker()
+    field.proxy(f"{marker}.allowed.example:443", sni=f"{marker}.allowed.example")
+    return field.asked(marker)
+
+
+@attack("the proxy does not ask for the name of an address", bare=False)
+def data_in_addresses_for_the_proxy(field: Field) -> bool:
+    """Carries data in addresses, whose names the proxy would look up (reverse DNS) to compare them with its rules."""
+    digits = field.marker()[1:13]
+    target = f"2fff:66:{digits[0:4]}:{digits[4:8]}:{digits[8:12]}::1"
+    field.proxy(f"[{target}]:443", sni="")
+    field.proxy(f"http://[{target}]/", method="GET")
+    return field.asked(".".join(reversed(ipaddress.IPv6Address(target).exploded.replace(":", "")[:24])))

@@ -31,7 +31,7 @@ NAMES = {address: name for name, both in HOSTS.items() for address in both}
 
 HTTP, TLS, DOT = (80, 8000), (443, 8443), (853,)
 ECHO = (22, 25, 3128, 5000, 8080)
-UDP = (123, 443, 500, 4789, 5000, 5001)
+UDP = (123, 443, 500, 853, 4789, 5000, 5001)
 
 
 def _host(name: str) -> dict[str, list[str]]:

@@ -75,7 +75,7 @@ def _leads(field: Field, name: str, address: str) -> bool:
     limit = time.monotonic() + 4
     while time.monotonic() < limit:
         result = field.ask(name)
-        if result["outcome"] == "timeout":
+        if result["outcome"] != "open":
             return False
         if result["answers"] == [address]:
             return True
