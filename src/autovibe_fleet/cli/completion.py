@@ -119,6 +119,13 @@ def _egress(context: typer.Context) -> list[dict[str, Any]]:
         return []
 
 
+def egress_presets(incomplete: str) -> list[str]:
+    """Complete the name of a preset."""
+    from fleet_core.egress_presets import PRESETS
+
+    return _matching(list(PRESETS), incomplete)
+
+
 def egress_modes(incomplete: str) -> list[str]:
     """Modes of a network policy."""
     from fleet_core.egress import MODES

@@ -12,6 +12,7 @@ import typer
 from fleet_core.egress import MODES
 from fleet_core.egress_denials import sentence
 from fleet_core.egress_live import Live, live_change, without_live
+from fleet_core.egress_presets import PRESETS, preset_entries
 from fleet_core.errors import InvalidInput, NotFound, Unavailable
 from fleet_core.moments import iso
 from fleet_core.names import nearest
@@ -149,6 +150,43 @@ def forget(
             session.out.line(f"Taken back: {_sentence(one)}")
         if not drop:
             session.out.line("Nothing was changed live.")
+
+
+@app.command()
+@with_session
+def presets(
+    session: Session,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[PRESET...]", autocompletion=completion.egress_presets)
+    ] = None,
+) -> None:
+    """List the services that a policy opens by one word; with names, what these open and what that means."""
+    for name in names or ():
+        if name not in PRESETS:
+            raise NotFound(f'preset "{name}": not known{nearest(name, PRESETS)}')
+    rows = [
+        {
+            "name": name,
+            "title": PRESETS[name].title,
+            "takes_uploads": PRESETS[name].uploads,
+            "by_nature": PRESETS[name].opens,
+            "entries": [one.text for one in preset_entries(name)],
+        }
+        for name in names or PRESETS
+    ]
+    if session.as_json:
+        session.out.data({"presets": rows})
+    elif names:
+        for row in rows:
+            session.out.line(f"{row['name']}: {row['title']}")
+            session.out.line(f"  opens: {', '.join(row['entries'])}")
+            session.out.line(f"  takes uploads: {'yes' if row['takes_uploads'] else 'no'}")
+            session.out.line(f"  by nature: {row['by_nature']}")
+    else:
+        columns = [Column("preset"), Column("uploads"), Column("for", flexible=True)]
+        session.out.table(
+            columns, [(row["name"], "yes" if row["takes_uploads"] else "no", row["title"]) for row in rows]
+        )
 
 
 @app.command()

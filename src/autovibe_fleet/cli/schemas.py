@@ -34,7 +34,7 @@ def schema(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="agent|task-list|egress", autocompletion=_complete)],
 ) -> None:
-    """Print the JSON Schema of agents, of task lists or of network policies.
+    """Print the JSON Schema of agents, tasks or policies.
 
     Editors check and complete a YAML file that begins with: # yaml-language-server: $schema=PATH
     """
