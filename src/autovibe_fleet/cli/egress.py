@@ -164,7 +164,7 @@ def presets(
     for name in names or ():
         if name not in PRESETS:
             raise NotFound(f'preset "{name}": not known{nearest(name, PRESETS)}')
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "title": PRESETS[name].title,
