@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ from .egress_engine import Engine
 from .egress_store import AGED, DENIALS, METRICS, NOTHING, Record
 
 GATHER, TICK, COUNT, RETRY = 1.0, 5.0, 10.0, 10.0  # seconds between writing, looking at the rules, counting, retrying
+_PACKAGES = ("fleet_core", "fleet_node")
 AGE = 3600.0  # seconds after which what names led to is old
 
 
@@ -63,6 +65,7 @@ class Watch:
         self._said = ""
         self._ending = False
         self._waking = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._code = own_files()
 
     def run(self) -> None:
         """Watch until a signal ends it."""
@@ -161,6 +164,10 @@ class Watch:
 
     def tick(self) -> None:
         """Put in force what time has changed, repair what others have changed, let old addresses end."""
+        if replaced(self._code):  # what the new one applies is no damage that the old one has to repair
+            say("the application was replaced; fleetd starts this process again with the new one")
+            self._end()
+            return
         self._look()
         if self.record.declared is None:
             return
@@ -239,6 +246,27 @@ class Watch:
 
 def _backend_of(record: Record) -> str:
     return str((record.declared or {}).get("backend") or "nftables")
+
+
+def own_files() -> dict[str, tuple[int, int]]:
+    """Return the files of the application that this process runs."""
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in _PACKAGES]
+    files = {str(file) for module in modules if (file := getattr(module, "__file__", None))}
+    return {file: state for file in files if (state := _state(file)) is not None}
+
+
+def replaced(files: Mapping[str, tuple[int, int]]) -> bool:
+    """Tell whether other files stand there now, all of them: not while an installation goes on."""
+    states = {file: _state(file) for file in files}
+    return states != dict(files) and None not in states.values()
+
+
+def _state(file: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def say(text: str) -> None:
