@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Union
 
 from .egress_entries import Entry, cidr, denial, entry, network, preset_entry
@@ -188,12 +189,17 @@ def check_outside(declaration: Declaration, where: str, item: Entry) -> None:
     found = ipaddress.ip_network(item.value)
     for bridge in declaration.networks:
         for own in filter(None, (bridge.address4, bridge.address6)):
-            whole = ipaddress.ip_interface(own).network
+            whole = _network_of(own)
             if found.version == whole.version and found.subnet_of(whole):  # type: ignore[arg-type]
                 raise InvalidInput(
                     f"{where}: {item.target} lies in network {bridge.name}, whose machines are reached as peers only "
                     "and whose gateway not at all"
                 )
+
+
+@lru_cache(maxsize=256)
+def _network_of(own: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_interface(own).network
 
 
 def one_of(where: str, value: object, known: tuple[str, ...]) -> str:

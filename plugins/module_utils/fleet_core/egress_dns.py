@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .egress_names import covered as is_covered
+from .egress_names import parents
 from .egress_networks import without
 from .egress_presets import DOH_NAMES
 from .errors import InvalidInput, Unavailable
@@ -178,11 +180,12 @@ def _written(backend_name: str, name: str, family: int) -> str:
 
 def _covering(grant: Grant, name: str) -> list[str]:
     """Return the widest name of a grant that covers this one, or nothing."""
-    return sorted((one for one in grant.names if _below(name, (one,))), key=len)[:1]
+    known = frozenset(grant.names)
+    return [one for one in reversed(parents(name)) if one in known][:1]
 
 
 def _below(name: str, domains: Iterable[str]) -> bool:
-    return any(name == domain or name.endswith(f".{domain}") for domain in domains)
+    return is_covered(name, domains)
 
 
 def _rebinding(fence: Fence, scope: Scope, found: Build) -> list[str]:
