@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Union
 
 from .egress_entries import Entry, cidr, denial, entry, network, preset_entry
-from .egress_hosts import check_hosts, hub, machines, networks, proxy, upstream
+from .egress_hosts import check_hosts, check_resolvers, hub, machines, networks, proxy, upstream
 from .egress_names import check_spelling, check_whole, preset_hint
 from .egress_presets import PRESETS, known_domains
 from .errors import InvalidInput
@@ -104,6 +104,7 @@ def parse(document: object) -> Declaration:
         special_networks=_special(data.get("special_networks")),
         log_rate=as_int("log_rate", data.get("log_rate", 10), 1, 10000),
     )
+    check_resolvers(found.resolvers, bridges)
     for scope, given in found.policies.items():
         for item in given.allow:
             check_outside(found, f"policies: {scope}", item)

@@ -17,6 +17,7 @@ from .names import as_bool, as_int, as_text, check_keys, check_name, describe, n
 # What the kernel takes (15 bytes) and no tool reads as a pattern or an alias.
 INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 PROXIES = ("none", "squid", "mitmproxy")
+_TAKEN = (53, 67, 547)
 _NETWORK_KEYS = ("name", "address", "address6", "nat", "dhcp")
 _MACHINE_KEYS = ("name", "network", "mac", "address", "address6", "port", "project")
 
@@ -120,13 +121,25 @@ def proxy(value: object) -> Proxy:
     kind = as_text("proxy: kind", data.get("kind", "none")).strip() or "none"
     if kind not in PROXIES:
         raise InvalidInput(f'proxy: kind: expected one of {", ".join(PROXIES)}, found "{kind}"{nearest(kind, PROXIES)}')
-    return Proxy("" if kind == "none" else kind, as_int("proxy: port", data.get("port", 3128), 1, 65535))
+    port = as_int("proxy: port", data.get("port", 3128), 1, 65535)
+    if port in _TAKEN:
+        raise InvalidInput(f"proxy: port: {port} is the gateway's own for names or addresses")
+    return Proxy("" if kind == "none" else kind, port)
 
 
 def upstream(where: str, value: object) -> str:
     """Return a resolver, ADDRESS or ADDRESS#PORT. Raises InvalidInput."""
     text, sharp, port = as_text(where, value).strip().partition("#")
     return str(address(where, text)) + (f"#{as_int(where, port, 1, 65535)}" if sharp else "")
+
+
+def check_resolvers(resolvers: Iterable[str], bridges: Iterable[Bridge]) -> None:
+    """Raise InvalidInput for a resolver that is this gateway itself, which would ask itself."""
+    own = {text.partition("/")[0]: bridge.name for bridge in bridges for text in (bridge.address4, bridge.address6)}
+    for text in resolvers:
+        found = text.partition("#")[0]
+        if found in own:
+            raise InvalidInput(f"resolvers: {found} is this gateway's own address on {own[found]}")
 
 
 def address(where: str, value: object) -> Address:
