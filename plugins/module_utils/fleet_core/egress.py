@@ -161,7 +161,7 @@ def policy(where: str, value: object) -> Policy:
             preset_entry(place, item, PRESETS) for place, item in _items(f"{where}: presets", data.get("presets", ()))
         ),
         allow=tuple(allowed(place, item) for place, item in _items(f"{where}: allow", data.get("allow", ()))),
-        deny=tuple(denial(place, item) for place, item in _items(f"{where}: deny", data.get("deny", ()))),
+        deny=tuple(denied(place, item) for place, item in _items(f"{where}: deny", data.get("deny", ()))),
         hub=as_bool(f"{where}: hub", data["hub"]) if "hub" in data else None,
         peers=_peers(f"{where}: peers", data["peers"]) if "peers" in data else None,
     )
@@ -180,6 +180,16 @@ def allowed(where: str, value: object) -> Entry:
             if hint:
                 raise InvalidInput(f'{where}: expected a domain such as example.org, found "{found.value}"{hint}')
         check_spelling(where, check_whole(where, found.value), known_domains())
+    return found
+
+
+def denied(where: str, value: object) -> Entry:
+    """Return an entry that closes something, unless it is a preset or its domain looks like a slip: a hole."""
+    found = denial(where, value)
+    if found.kind == "domain" and not found.force:
+        if found.value in PRESETS:
+            raise InvalidInput(f'{where}: "{found.value}" is a preset: presets open, they do not close')
+        check_spelling(where, found.value, known_domains())
     return found
 
 

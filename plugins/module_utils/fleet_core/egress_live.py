@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .egress import MODES, allowed, one_of
+from .egress import MODES, allowed, denied, one_of
 from .egress_entries import Entry, denial, entry, preset_entry
 from .egress_presets import PRESETS
 from .errors import InvalidInput
@@ -56,7 +56,7 @@ def live_change(scope: str, verb: str, text: object, until: int = 0, at: int = 0
     if verb == "mode":
         return Live(scope, verb, one_of("mode", word, MODES), until, at)
     if verb == "deny":
-        return Live(scope, verb, denial("deny", word).target, until, at)
+        return Live(scope, verb, (denial if force else denied)("deny", word).target, until, at)
     if word in PRESETS:
         return Live(scope, verb, word, until, at)
     return Live(scope, verb, allowed("allow", _forced(word) if force else word).text, until, at)

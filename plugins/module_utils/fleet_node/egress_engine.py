@@ -44,7 +44,7 @@ from .egress_commands import find
 from .egress_plans import Planned
 from .egress_services import Services
 from .egress_store import EgressStore, Record
-from .egress_wanted import Wanted
+from .egress_wanted import Recorded, Wanted
 
 TOOLS = ("conntrack",)
 
@@ -88,17 +88,18 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.store = EgressStore(self.state_dir)
+        self._known: tuple[str, Recorded | None] = ("", None)
         self.services = Services(self.store.state_dir)
 
     # What is
 
     def fence(self) -> Fence | None:
         """Return the fence that is applied, or None."""
-        return egress_wanted.recorded_fence(self.store.read())
+        return self._recorded(self.store.read()).fence
 
     def live(self) -> tuple[Live, ...]:
         """Return the live changes that last."""
-        return egress_live.lasting(egress_wanted.recorded_live(self.store.read()), self._second())
+        return egress_live.lasting(self._recorded(self.store.read()).live, self._second())
 
     # What will be
 
@@ -164,8 +165,9 @@ class Engine:
 
     def _declared(self, record: Record, declaration: Declaration, clear_live: bool, exact: bool) -> Wanted:
         now = self._second()
-        before = egress.parse(record.declared) if record.declared is not None else None
-        live = () if clear_live else egress_live.lasting(egress_wanted.recorded_live(record), now)
+        known = self._recorded(record)
+        before = known.declaration
+        live = () if clear_live else egress_live.lasting(known.live, now)
         live = egress_live.going_on(live, declaration.machines)
         return self._work_out(record, egress_fence.settled(declaration, before, now), live, now, exact)
 
@@ -175,10 +177,11 @@ class Engine:
                 "network policy: none is in force here; apply one with the module autovibe.fleet.egress_policy"
             )
         now, gone = self._second(), set(drop)
-        live = tuple(one for one in egress_live.lasting(egress_wanted.recorded_live(record), now) if one not in gone)
+        known = self._recorded(record)
+        live = tuple(one for one in egress_live.lasting(known.live, now) if one not in gone)
         for one in add:
             live = egress_live.with_live(live, one)
-        declaration = egress.parse(record.declared)
+        declaration = known.declaration or egress.parse(record.declared)
         for one in add:
             egress_fence.check_live(declaration, live, now, one)
         return self._work_out(record, declaration, live, now, exact)
@@ -191,7 +194,7 @@ class Engine:
     def _apply(self, record: Record, wanted: Wanted) -> Planned:
         self.store.clean()  # of what a killed apply has left behind
         # What the services lack is known once the rules are in force: they do not wait for them.
-        old = egress_wanted.recorded_fence(record)
+        old = self._recorded(record).fence
         left = self._left(record, old, wanted)
         drifted = self._drifted(record, wanted, exact=True)
         planned = egress_plans.plan(record, wanted, drifted, Change(), unfinished=left is not None)
@@ -261,7 +264,7 @@ class Engine:
 
     def _carried(self, record: Record, old: Fence | None, wanted: Wanted) -> dict[str, tuple[str, ...]]:
         """Return what machines have asked names for, for grants that are new to them."""
-        if old is None or old.scopes == wanted.fence.scopes:
+        if old is None or not egress_changes.has_new_grants(old, wanted.fence):
             return {}
         with contextlib.suppress(FleetError):  # somebody may have removed all of it
             learned = backend(_backend_of(record)).learned(old)
@@ -301,8 +304,7 @@ class Engine:
             rules.forget(egress_changes.forgotten(wanted.fence, left.forget, rules.learned(wanted.fence)))
         self.step("forgotten")
         if left.cut or left.moved:
-            learned = rules.learned(wanted.fence)
-            egress_flows.cut(wanted.fence, learned, left.cut, left.moved, self._second())
+            egress_flows.cut(wanted.fence, rules.learned, left.cut, left.moved, self._second())
         if left.proxied and wanted.fence.proxy.kind == egress_proxies.SQUID:
             egress_flows.cut_proxied(left.proxied, wanted.fence.proxy.port)
         self.step("cut")
@@ -312,7 +314,7 @@ class Engine:
         if record.declared is None:
             return False
         try:
-            old = egress_wanted.recorded_fence(record)
+            old = self._recorded(record).fence
             return old is not None and not backend(_backend_of(record)).loaded(old)
         except FleetError:
             if exact:
@@ -325,6 +327,14 @@ class Engine:
             return self.services.plan(wanted.items)
         except Unavailable:
             return Change(actions=tuple(f"start process {one['id']}" for one in wanted.items))
+
+    def _recorded(self, record: Record) -> Recorded:
+        """Return what a generation says, worked out once."""
+        name, known = self._known
+        if known is None or name != record.name:
+            known = egress_wanted.recorded(record)
+            self._known = (record.name, known)
+        return known
 
     def _retire(self, name: str, required: bool = True) -> None:
         try:

@@ -45,6 +45,9 @@ For = Annotated[
     str,
     typer.Option("--for", metavar="TIME", help="For how long, such as 30m or 2h; by default until it is taken back."),
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="A name that looks like a slip, or a public suffix as a whole, is meant.")
+]
 Entries = Annotated[list[str], typer.Argument(metavar="TARGET...")]
 
 
@@ -80,9 +83,7 @@ def allow(
     project: Project = "",
     default: Default = False,
     duration: For = "",
-    force: Annotated[
-        bool, typer.Option("--force", help="A name that looks like a slip, or a public suffix as a whole, is meant.")
-    ] = False,
+    force: Force = False,
 ) -> None:
     """Open something at once: example.org, example.org:8443, 192.0.2.7:22, 192.0.2.0/24:any/udp, or a preset.
 
@@ -100,9 +101,10 @@ def deny(
     project: Project = "",
     default: Default = False,
     duration: For = "",
+    force: Force = False,
 ) -> None:
     """Close a domain, an address or a network at once, whatever is allowed. Connections that it forbids are cut."""
-    _change(session, "deny", targets, (machine, project, default), duration)
+    _change(session, "deny", targets, (machine, project, default), duration, force)
 
 
 @app.command()

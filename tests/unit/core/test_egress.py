@@ -168,6 +168,8 @@ def test_the_order_of_lists_of_things_does_not_count() -> None:
         ("policies.default.allow", ["192.168.100.11:22"], "lies in network vmbr1"),
         ("policies.default.allow", ["192.168.100.1:22"], "lies in network vmbr1"),
         ("policies.default.allow", ["[fd00:100::10]:22"], "lies in network vmbr1"),
+        ("policies.default.deny", ["gist.githbu.com"], 'spelt almost like "github.com"'),
+        ("policies.default.deny", ["github"], '"github" is a preset: presets open, they do not close'),
         ("policies.default.alow", [], 'did you mean "allow"'),
         ("policies.default.peers", "all", 'expected "none", "project" or a list'),
         ("policies.machines.web-1.peers", ["web-3"], 'machine "web-1": peers: unknown machine "web-3"'),
@@ -182,6 +184,7 @@ def test_parse_says_what_is_wrong(path: str, value: Any, message: str) -> None:
 @pytest.mark.parametrize("entry", [{"domain": "com", "force": True}, {"domain": "githbu.com", "force": True}])
 def test_what_is_forced_is_taken(entry: dict[str, Any]) -> None:
     assert policy("x", {"allow": [entry]}).allow[0].value == entry["domain"]
+    assert policy("x", {"deny": [entry]}).deny[0].value == entry["domain"]
 
 
 def test_a_machine_may_hang_on_two_networks() -> None:

@@ -41,6 +41,8 @@ def test_a_change_has_one_form(verb: str, text: str, entry: str) -> None:
         ("default", "allow", "githbu.com", "spelt almost like"),
         ("default", "allow", "com", "public suffix"),
         ("default", "deny", "a.org:80", "expected an address"),
+        ("default", "deny", "gist.githbu.com", "spelt almost like"),
+        ("default", "deny", "github", "presets open, they do not close"),
         ("default", "mode", "lock", 'did you mean "locked"'),
     ],
 )
@@ -53,6 +55,9 @@ def test_what_was_forced_once_is_not_asked_again() -> None:
     found = live_change("default", "allow", "githbu.com", force=True)
     assert live_from_dict(found.to_dict()) == found
     assert found.to_entry() == Entry("domain", "githbu.com", "tcp", ((443, 443),), force=True)
+    closed = live_change("default", "deny", "githbu.com", force=True)
+    assert live_from_dict(closed.to_dict()) == closed
+    assert closed.to_entry() == Entry("domain", "githbu.com", "any")
 
 
 def test_an_entry_ends_with_its_change() -> None:
