@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._module import Result
-from .fleet_core.egress import KEYS, parse
-from .fleet_core.egress_notices import notices
+from .fleet_core.egress import KEYS
 from .fleet_node.egress_engine import Engine
 from .fleet_node.egress_plans import Planned
 from .fleet_node.egress_report import report, shown_live
@@ -78,7 +77,7 @@ def plan(params: Mapping[str, Any]) -> Result:
     engine = Engine(params["state_dir"])
     if params["state"] == "absent":
         return _result(engine, engine.plan_removal())
-    return _present(engine, engine.plan(_document(params), _clears(params)), params)
+    return _result(engine, engine.plan(_document(params), _clears(params)))
 
 
 def apply(params: Mapping[str, Any]) -> Result:
@@ -86,7 +85,7 @@ def apply(params: Mapping[str, Any]) -> Result:
     engine = Engine(params["state_dir"])
     if params["state"] == "absent":
         return _result(engine, engine.remove())
-    return _present(engine, engine.apply(_document(params), _clears(params)), params)
+    return _result(engine, engine.apply(_document(params), _clears(params)))
 
 
 def info(params: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -100,13 +99,6 @@ def _document(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _clears(params: Mapping[str, Any]) -> bool:
     return bool(params["live"] == "clear")
-
-
-def _present(engine: Engine, planned: Planned, params: Mapping[str, Any]) -> Result:
-    """Return the result, with warnings of what is valid and does nothing."""
-    change, values, diff = _result(engine, planned)
-    found = notices(parse(_document(params)), planned.live, int(engine.now()))
-    return Result(change, {**values, "warnings": list(found)} if found else values, diff)
 
 
 def _result(engine: Engine, planned: Planned) -> Result:

@@ -184,6 +184,14 @@ def forgotten(new: Fence, keys: Iterable[str], learned: Learned) -> dict[str, tu
     return {name: addresses for name, addresses in found.items() if addresses}
 
 
+def has_new_grants(old: Fence, new: Fence) -> bool:
+    """Tell whether a grant with names is new in its scope, so that carried() may have something to say."""
+    before = {scope.name: {grant.key for grant in scope.grants} for scope in old.scopes}
+    return any(
+        grant.names and grant.key not in before.get(scope.name, ()) for scope in new.scopes for grant in scope.grants
+    )
+
+
 def carried(old: Fence, new: Fence, learned: Learned) -> dict[str, tuple[str, ...]]:
     """Return what to put into which sets of the new fence, so that a machine need not ask again for names it has asked.
 

@@ -21,6 +21,8 @@ ETHER_IPV4, ETHER_ARP, ETHER_IPV6 = 0x0800, 0x0806, 0x86DD
 PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 132: "sctp"}
 _HEADER, _GENERIC, _ATTRIBUTE = 16, 4, 4  # bytes of nlmsghdr, nfgenmsg, nlattr
 _LOG_PACKET = 0x0400  # NFNL_SUBSYS_ULOG << 8 | NFULNL_MSG_PACKET
+_NFTABLES = 10  # NFNL_SUBSYS_NFTABLES
+_NO_CHANGE = (12, 15)  # NFT_MSG_NEWSETELEM, which resolvers cause all the time, and NFT_MSG_NEWGEN
 _PACKET_HEADER, _TIMESTAMP, _INDEV, _PHYSINDEV, _HWADDR, _PAYLOAD, _MESSAGE_PREFIX = 1, 3, 4, 6, 8, 9, 10
 _LINK_HEADER = 16  # NFULA_HWHEADER: the Ethernet header, where the kernel has it
 _WITH_PORTS = ("tcp", "udp", "sctp")
@@ -136,6 +138,16 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
             return
         yield _native(data[at + 4 : at + 6]), data[at + _HEADER : at + length]
         at += _aligned(length)
+
+
+def rules_changed(data: bytes) -> bool:
+    """Tell whether messages of the group NFNLGRP_NFTABLES are about more than new elements of sets, or cut off."""
+    seen = 0
+    for kind, body in messages(data):
+        seen += _aligned(_HEADER + len(body))
+        if kind >> 8 == _NFTABLES and kind & 0xFF not in _NO_CHANGE:
+            return True
+    return seen < len(data)
 
 
 def packet(body: bytes) -> Logged:

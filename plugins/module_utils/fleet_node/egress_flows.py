@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,20 +42,29 @@ def of_guests(addresses: Collection[str]) -> list[Tracked]:
     return found
 
 
-def cut(fence: Fence, learned: Learned, addresses: Collection[str], moved: Collection[str], now: int) -> int:
+def cut(
+    fence: Fence,
+    learned: Callable[[Fence], Learned],
+    addresses: Collection[str],
+    moved: Collection[str],
+    now: int,
+) -> int:
     """End the connections of guests that the fence does not permit, and return how many they were.
 
-    addresses: of guests that may reach less than before. moved: of guests whose names another resolver answers now, or
-    none: their questions go there from now on, and not where a remembered connection leads.
+    learned: tells what names led to. addresses: of guests that may reach less than before. moved: of guests whose names
+    another resolver answers now, or none: their questions go there from now on, and not where a remembered connection
+    leads.
     """
     every = {*addresses, *moved}
     if not every:
         return 0
     narrowed = {str(ipaddress.ip_address(one)) for one in addresses}
+    found = of_guests(every)
+    known = learned(fence) if found else {}
     count = 0
-    for one in of_guests(every):
+    for one in found:
         asks = one.port == DNS_PORT and one.protocol in ("udp", "tcp")
-        if (asks or one.source in narrowed) and (asks or not _permitted(fence, learned, one, now)):
+        if (asks or one.source in narrowed) and (asks or not _permitted(fence, known, one, now)):
             count += _delete(one)
     return count
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packets that the kernel's rules log, read from a netlink socket: netlink(7), linux/netfilter/nfnetlink_log.h.
+"""Packets that the kernel's rules log, and changes of rules, from netlink sockets.
+
+Sources: netlink(7), linux/netfilter/nfnetlink_log.h, linux/netfilter/nf_tables.h.
 
 Only root in the network namespace of the rules can read them, and only one reader a group.
 """
@@ -15,11 +17,14 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fleet_core.egress_denials import rules_changed
     from fleet_core.errors import Conflict, FleetError, Unavailable
 else:
     try:
+        from ..fleet_core.egress_denials import rules_changed
         from ..fleet_core.errors import Conflict, FleetError, Unavailable
     except ImportError:  # installed as a top-level package
+        from fleet_core.egress_denials import rules_changed
         from fleet_core.errors import Conflict, FleetError, Unavailable
 
 _NETLINK, _NETFILTER = 16, 12  # AF_NETLINK and NETLINK_NETFILTER, which socket has on Linux only
@@ -33,6 +38,7 @@ _ROOM = 1 << 21  # bytes that the kernel may queue for us
 _HEADER = struct.Struct("=IHHII")
 _GENERIC = struct.Struct("!BBH")
 _ERROR = 2
+_CHANGES = 7  # NFNLGRP_NFTABLES
 _FORCE_BUFFER = 33  # SO_RCVBUFFORCE
 
 
@@ -97,6 +103,41 @@ class Reader:
                 if number:
                     raise _refusal(self.group, -number)
                 return
+
+
+class Events:
+    """A socket that tells when somebody changes rules of nftables in this network namespace."""
+
+    def __init__(self) -> None:
+        try:
+            self._socket = socket.socket(_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
+        except (OSError, AttributeError) as error:
+            raise Unavailable(f"changes of rules: expected a Linux kernel with nf_tables: {error}") from None
+        try:
+            self._socket.bind((0, 1 << _CHANGES - 1))
+        except OSError as error:
+            self._socket.close()
+            raise Unavailable(f"changes of rules: {error.strerror}") from error
+        self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def changed(self) -> bool:
+        """Take in what was told, and tell whether it was about rules. In doubt it was."""
+        found = False
+        while True:
+            try:
+                found = rules_changed(self._socket.recv(1 << 17)) or found
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise Unavailable(f"changes of rules: {error.strerror}") from error
+                found = True
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def _refusal(group: int, number: int) -> FleetError:

@@ -62,8 +62,9 @@ def report(engine: Engine, denials: int = 20, conflicts: bool = True) -> Report:
     }
     if record.declared is None:
         return found
-    declaration, live = egress.parse(record.declared), engine.live()
-    fence = egress_wanted.recorded_fence(record) or Fence()
+    known = egress_wanted.recorded(record)
+    declaration, live = known.declaration or egress.parse(record.declared), engine.live()
+    fence = known.fence or Fence()
     found["backend"] = declaration.backend
     found["since"] = iso(int(record.basis.get("now") or 0))
     found["live"] = [shown_live(one) for one in live]

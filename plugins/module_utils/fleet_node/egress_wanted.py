@@ -88,17 +88,33 @@ def work_out(
     return Wanted(record, declaration, tuple(live), fence, tuple(items), notices(declaration, live, now))
 
 
-def recorded_fence(record: Record) -> Fence | None:
-    """Return the fence of a generation, worked out as it was; None where none is, or another version wrote it."""
+@dataclass(frozen=True)
+class Recorded:
+    """What a generation says, worked out as it was. Without any, there is no declaration.
+
+    Another version of ours may have written what this one does not understand: then there is no fence.
+    """
+
+    declaration: Declaration | None = None
+    live: tuple[Live, ...] = ()
+    fence: Fence | None = None
+
+
+def recorded(record: Record) -> Recorded:
+    """Return what a generation says."""
     if record.declared is None:
-        return None
+        return Recorded()
     try:
-        placed, _addresses = placed_machines(egress.parse(record.declared), record.addresses)
-        upstreams = tuple(record.basis.get("upstreams") or ())
-        live = recorded_live(record)
-        return egress_fence.compile(placed, live, int(record.basis.get("now") or 0), record.ports, upstreams)
+        declaration, live = egress.parse(record.declared), recorded_live(record)
     except FleetError:
-        return None
+        return Recorded()
+    try:
+        placed, _addresses = placed_machines(declaration, record.addresses)
+        upstreams = tuple(record.basis.get("upstreams") or ())
+        fence = egress_fence.compile(placed, live, int(record.basis.get("now") or 0), record.ports, upstreams)
+    except FleetError:
+        return Recorded(declaration, live)
+    return Recorded(declaration, live, fence)
 
 
 def recorded_live(record: Record) -> tuple[Live, ...]:

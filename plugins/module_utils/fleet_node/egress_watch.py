@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fleet_core import egress, egress_fence, egress_metrics
+    from fleet_core import egress_fence, egress_metrics
     from fleet_core.egress_denials import Denial, Gathering, Roster, denial, logged
-    from fleet_core.errors import FleetError, InvalidInput
+    from fleet_core.errors import FleetError
     from fleet_core.fences import Fence
 else:
     try:
-        from ..fleet_core import egress, egress_fence, egress_metrics
+        from ..fleet_core import egress_fence, egress_metrics
         from ..fleet_core.egress_denials import Denial, Gathering, Roster, denial, logged
-        from ..fleet_core.errors import FleetError, InvalidInput
+        from ..fleet_core.errors import FleetError
         from ..fleet_core.fences import Fence
     except ImportError:  # installed as a top-level package
-        from fleet_core import egress, egress_fence, egress_metrics
+        from fleet_core import egress_fence, egress_metrics
         from fleet_core.egress_denials import Denial, Gathering, Roster, denial, logged
-        from fleet_core.errors import FleetError, InvalidInput
+        from fleet_core.errors import FleetError
         from fleet_core.fences import Fence
 
 from . import egress_denial_log, egress_nflog, egress_questions, egress_services, egress_wanted
@@ -40,6 +40,8 @@ from .egress_engine import Engine
 from .egress_store import AGED, DENIALS, METRICS, NOTHING, Record
 
 GATHER, TICK, COUNT, RETRY = 1.0, 5.0, 10.0, 10.0  # seconds between writing, looking at the rules, counting, retrying
+SURELY = 30.0  # seconds between looks at the rules where the kernel tells of changes
+SETTLED = 0.3  # seconds after a change until it is looked at
 _PACKAGES = ("fleet_core", "fleet_node")
 AGE = 3600.0  # seconds after which what names led to is old
 
@@ -54,10 +56,13 @@ class Watch:
         self.denials: Counter[tuple[str, str]] = Counter()
         self.repairs = 0
         self.record: Record = NOTHING
+        self.known = egress_wanted.Recorded()
         self.fence: Fence = Fence()
         self.roster = Roster(self.fence)
         self.loaded = True
         self._reader: egress_nflog.Reader | None = None
+        self._events: egress_nflog.Events | None = None
+        self._looked = 0.0
         self._questions = egress_questions.Questions(self.store)
         self._names: dict[int, str] = {}
         self._own: set[str] = set()
@@ -102,9 +107,12 @@ class Watch:
 
     def _wait(self) -> None:
         pause = max(0.0, min(self._due.values()) - time.monotonic())
-        sources: list[Any] = [self._waking[0]] if self._reader is None else [self._waking[0], self._reader]
-        if self._reader in select.select(sources, [], [], pause)[0]:
+        sources = [one for one in (self._waking[0], self._reader, self._events) if one is not None]
+        ready = select.select(sources, [], [], pause)[0]
+        if self._reader in ready:
             self._try(self._read)
+        if self._events in ready:
+            self._try(self._changed)
 
     # Denials
 
@@ -118,6 +126,16 @@ class Watch:
         if self._reader is None:
             self._reader = egress_nflog.Reader(group)
             say(f"reading what group {group} of the kernel's log tells")
+
+        if self._events is None:
+            with contextlib.suppress(FleetError):
+                self._events = egress_nflog.Events()
+
+    def _changed(self) -> None:
+        """Let the next look at the rules come soon, for somebody has changed some."""
+        if self._events is not None and self._events.changed():
+            self._looked = 0.0
+            self._due["tick"] = min(self._due["tick"], time.monotonic() + SETTLED)
 
     def _read(self) -> None:
         """Take in what the kernel has logged; a flood is left to its buffer after a while, so that chores get done."""
@@ -159,7 +177,8 @@ class Watch:
             name = os.path.basename(os.readlink(self.store.applied))
         if name != self.record.name:
             self.record = self.store.read()
-            self.fence = egress_wanted.recorded_fence(self.record) or Fence()
+            self.known = egress_wanted.recorded(self.record)
+            self.fence = self.known.fence or Fence()
             self.roster = Roster(self.fence)
 
     def tick(self) -> None:
@@ -171,12 +190,16 @@ class Watch:
         self._look()
         if self.record.declared is None:
             return
-        self.loaded = backend(_backend_of(self.record)).loaded(self.fence)
+        # iptables tells nobody of its changes.
+        told = self._events is not None and _backend_of(self.record) == "nftables"
+        if time.monotonic() >= self._looked + (SURELY if told else 0.0) or not self._looked:
+            self._looked = time.monotonic()
+            self.loaded = backend(_backend_of(self.record)).loaded(self.fence)
         why = self._reason()
         if why:
             planned = self.engine.refresh()
-            self.repairs += 0 if self.loaded else 1
             if planned.change.changed:
+                self.repairs += 0 if self.loaded else 1
                 say(f"{why}: {', '.join(planned.change.actions)}")
             self.loaded = True
             self._look()
@@ -189,11 +212,10 @@ class Watch:
         if self.store.unfinished():
             return "an apply was interrupted"
         now, then = int(self.engine.now()), int(self.record.basis.get("now") or 0)
-        try:
-            declaration = egress.parse(self.record.declared)
-            end = egress_fence.next_end(declaration, egress_wanted.recorded_live(self.record), then)
-        except InvalidInput:
+        declaration = self.known.declaration
+        if declaration is None:
             return ""
+        end = egress_fence.next_end(declaration, self.known.live, then)
         if end and end <= now:
             return "what was open for a time has ended"
         if not declaration.resolvers and list(self.engine.upstreams()) != list(

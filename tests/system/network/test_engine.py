@@ -335,7 +335,7 @@ def test_an_apply_that_is_killed_after_a_step_is_finished_by_the_next(lab: Lab, 
     assert trying.tried
 
 
-@pytest.mark.parametrize(("name", "kills"), [("nftables", 50), ("iptables", 20)])
+@pytest.mark.parametrize(("name", "kills"), [("nftables", 50), ("iptables", 12)])
 def test_kills_at_any_moment_never_open_anything(lab: Lab, product: Product, name: str, kills: int) -> None:
     if name == "iptables":
         for tool in ("iptables-restore", "ipset"):

@@ -22,6 +22,7 @@ from fleet_core.egress_denials import (
     messages,
     parts_of,
     refused,
+    rules_changed,
     sentence,
 )
 from fleet_core.fences import Fence, Guest
@@ -102,6 +103,27 @@ def test_a_changed_byte_of_a_message_gives_no_error(name: str, at: int, value: i
     data[at % len(data)] = value
     for packet in logged(bytes(data)):
         denial(packet, NAMES, ROSTER, 7.0)
+
+
+def message(kind: int, body: bytes = b"\0" * 4) -> bytes:
+    return (16 + len(body)).to_bytes(4, "little") + kind.to_bytes(2, "little") + b"\0" * 10 + body
+
+
+@pytest.mark.parametrize(
+    ("data", "changed"),
+    [
+        (message(10 << 8 | 12), False),  # a new element
+        (message(10 << 8 | 12) + message(10 << 8 | 15), False),  # and the number of the new generation
+        (message(10 << 8 | 12) + message(10 << 8 | 8), True),  # a rule is gone
+        (message(10 << 8 | 2), True),  # a table is gone
+        (message(10 << 8 | 14), True),  # an element is gone
+        (message(10 << 8 | 12)[:-2], True),  # who knows
+        (message(2), False),
+        (b"", False),
+    ],
+)
+def test_more_than_new_elements_is_a_change_of_rules(data: bytes, changed: bool) -> None:
+    assert rules_changed(data) is changed
 
 
 @pytest.mark.parametrize(
