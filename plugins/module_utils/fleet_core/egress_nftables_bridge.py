@@ -37,7 +37,8 @@ HELD = "0x10000000"
 # What guests send before they have an address.
 DISCOVER = "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67"
 CLIENT = "@th,288,48"  # the MAC that a DHCP client asks for
-WITHOUT_ADDRESS6 = "ip6 saddr :: icmpv6 type { nd-neighbor-solicit, nd-router-solicit, mld2-listener-report }"
+WITHOUT_ADDRESS6 = "ip6 saddr :: icmpv6 type { nd-router-solicit, mld2-listener-report }"
+PROBE6 = "ip6 saddr :: icmpv6 type nd-neighbor-solicit"  # so that nobody can claim what the gateway is about to use
 PROBE = "arp operation request arp saddr ip 0.0.0.0"
 TARGET = "@th,64,128"  # of a neighbour solicitation or advertisement
 TARGET_IS_LINK_LOCAL = "@th,64,10 0x3fa"
@@ -209,6 +210,7 @@ def _sender_chains(kind: str, where: str) -> Iterator[Chain]:
             # A link-local address is as good as another, but for those that other guests have by their MACs.
             f"ip6 saddr fe80::/10 ip6 saddr != @link_locals {card} @{kind}_cards6 goto nd-{kind}",
             f"{WITHOUT_ADDRESS6} {card} @{kind}_cards6 accept",
+            f"{PROBE6} {card} @{kind}_cards6 goto target-{kind}",
             "goto spoof",
         ),
     )
@@ -218,6 +220,12 @@ def _sender_chains(kind: str, where: str) -> Iterator[Chain]:
             "meta l4proto != icmpv6 accept",
             "icmpv6 type { nd-router-advert, nd-redirect, router-renumbering } goto spoof",
             "icmpv6 type != nd-neighbor-advert accept",
+            f"goto target-{kind}",
+        ),
+    )
+    yield Chain(
+        f"target-{kind}",
+        (
             f"{card} . {TARGET} @{kind}_targets accept",
             f"{TARGET_IS_LINK_LOCAL} {TARGET} != @foreign_targets accept",
             "goto spoof",

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from .egress_nftables_names import (
     ADDRESS_TYPES,
     NETWORK_HEADERS,
+    address,
     chain,
     collapsed,
     counter,
@@ -26,11 +27,14 @@ from .fences import METADATA4, METADATA6, Fence, Grant, Scope, name_set
 FAMILIES = (4, 6)
 # Of what is related to a connection only errors are let through: no helper's connections, and no redirects.
 ERRORS = ("ct state related icmp type @errors4", "ct state related icmpv6 type @errors6")
+# Of connections that a guest began, its own packets and those that come back. Nobody else begins any.
+BEGUN, ANSWERED = "ct direction original ct state established", "ct direction reply ct state established"
 TRANSPORTS = "meta l4proto @transports"  # what has ports that matter
 DNS = f"{TRANSPORTS} th dport 53"
 SILENT = ("metadata", "inbound")  # reasons that get no answer
 REASONS = ("denied", "expired", "metadata", "peer", "forward", "dns", "input", "inbound")
 ANSWERS = "limit rate 100/second burst 100 packets"
+MOST = 65536  # addresses of a set in an hour: the owner of a name must not fill the memory of this host
 OLD_LASTS = "1h"  # longer than any answer of a resolver is kept by a guest
 
 
@@ -109,10 +113,10 @@ def timed(fence: Fence) -> dict[int, str]:
 def _grant_sets(grant: Grant, family: int) -> Iterator[NamedSet]:
     kind = f"type {ADDRESS_TYPES[family]}"
     if grant.names:
-        yield NamedSet(grant.set_name(family), kind)
-        yield NamedSet(grant.old_set_name(family), kind, flags=f"flags timeout; timeout {OLD_LASTS}")
+        yield NamedSet(grant.set_name(family), kind, flags=f"size {MOST}")
+        yield NamedSet(grant.old_set_name(family), kind, flags=f"flags timeout; timeout {OLD_LASTS}; size {4 * MOST}")
         for name in grant.names:
-            yield NamedSet(name_set(grant, name, family), kind)
+            yield NamedSet(name_set(grant, name, family), kind, flags=f"size {MOST}")
     networks = _networks(grant, family)
     if networks:
         yield NamedSet(grant.fixed_set_name(family), kind, tuple(networks), "flags interval")
@@ -146,7 +150,7 @@ def _hub(fence: Fence, scope: Scope, way: str) -> Iterator[str]:
     if not scope.hub or not fence.hub.ports or scope.mode == "locked":
         return
     ports = braces(str(port) for port in fence.hub.ports)
-    state = "" if way == "d" else "ct state established "
+    state = "" if way == "d" else f"{ANSWERED} "
     for family in FAMILIES:
         addresses = of_family(fence.hub.addresses, family)
         if addresses:
@@ -179,7 +183,7 @@ def _out_by_grants(fence: Fence, scope: Scope) -> Iterator[str]:
     if closed:
         yield from _named(fence, scope)
         yield from closed
-    yield f"ct state established {_allow(scope)}"
+    yield f"{BEGUN} {_allow(scope)}"
     yield from (f"{error} {_allow(scope)}" for error in ERRORS)
     if not closed:
         yield from _named(fence, scope)
@@ -198,6 +202,19 @@ def _named(fence: Fence, scope: Scope) -> Iterator[str]:
             header = NETWORK_HEADERS[family]
             yield f"{header} saddr . {header} daddr @pairs{family} {_allow(scope)}"
     yield from _hub(fence, scope, "d")
+    yield from _answers_of_hub(fence, scope)
+
+
+def _answers_of_hub(fence: Fence, scope: Scope) -> Iterator[str]:
+    """Yield the rules for a guest of this scope that is the hub itself, and answers guests of other bridges."""
+    if scope.mode == "locked" or not fence.hub.ports:
+        return
+    ports = braces(str(port) for port in fence.hub.ports)
+    here = {address(guest, family) for guest in fence.guests_of(scope.name) for family in FAMILIES}
+    for family in FAMILIES:
+        own = [text for text in of_family(fence.hub.addresses, family) if text in here]
+        if own:
+            yield f"{NETWORK_HEADERS[family]} saddr {braces(own)} tcp sport {ports} {ANSWERED} {_allow(scope)}"
 
 
 def _special(scope: Scope) -> Iterator[str]:
@@ -266,7 +283,7 @@ def _in(fence: Fence, scope: Scope) -> Iterator[str]:
     yield from _hub(fence, scope, "s")
     if scope.mode in ("allowlist", "open"):
         yield from _closed_rules(scope, "s", f"goto {chain('drop', scope)}")
-        yield f"ct state established {_allow(scope)}"
+        yield f"{ANSWERED} {_allow(scope)}"
     if scope.mode != "locked":
         yield from (f"{error} {_allow(scope)}" for error in ERRORS)
     yield _why("inbound", scope)

@@ -254,6 +254,33 @@ def test_a_mode_that_forwards_nothing_closes_open_connections(gateway: Gateway) 
         assert web.probe("say", name=mode, timeout=PATIENCE)["outcome"] != "open"
 
 
+def test_connections_that_somebody_outside_began_end_with_the_fence(gateway: Gateway) -> None:
+    """Also where they are older than the fence, and the connection tracking calls them established."""
+    lab = gateway.lab
+    gateway.ask("remove")
+    lab.gateway.run(
+        "nft", "-f", "-", stdin="table inet seen {\nchain f { type filter hook forward priority 0; ct state new\n}\n}\n"
+    )
+    web = lab.machines["web-1"]
+    try:
+        assert lab.internet.probe("open", name="in", address=web.guest.address4, port=8080)["outcome"] == "open"
+        gateway.load(fence_of(lab, scope("open")))
+        assert lab.internet.probe("say", name="in", timeout=PATIENCE)["outcome"] != "open"
+    finally:
+        gateway.nft("delete", "table", "inet", "seen")
+
+
+def test_a_hub_that_is_a_machine_answers_those_of_other_bridges(gateway: Gateway) -> None:
+    lab = gateway.lab
+    far, web = lab.machines["far-1"], lab.machines["web-1"]
+    hub = Hub("hub.example", (far.guest.address4, far.guest.address6), (8080,))
+    gateway.load(fence_of(lab, scope("strict"), scope("strict", "project-far", grants=(), hub=False), hub=hub))
+    assert opens(web, "tcp", address=far.guest.address4, port=8080)
+    assert opens(web, "tcp", address=far.guest.address6, port=8080)
+    assert not opens(web, "udp", address=far.guest.address4, port=5000)
+    assert not opens(far, "tcp", address=web.guest.address4, port=8080)
+
+
 # Reloads
 
 
@@ -502,8 +529,14 @@ def test_honest_frames_pass(wire: Wire) -> None:
     own = link_local(GUESTS[0].mac)
     assert not wire.drops(packets.IPV6, packets.neighbour(own, GATEWAY6, own, GUESTS[0].mac))
     assert not wire.drops(packets.IPV6, packets.neighbour(OWN6, GATEWAY6, OWN6, GUESTS[0].mac))
+    assert not wire.drops(packets.IPV6, packets.ipv6("::", "ff02::1:ff00:1", packets.ICMP6, probe6(OWN6), 255))
     random = "fe80::1234:5678:9abc:def0"
     assert not wire.drops(packets.IPV6, packets.neighbour(random, GATEWAY6, random, GUESTS[0].mac))
+
+
+def probe6(address: str) -> bytes:
+    """The question whether an address is free (RFC 4862)."""
+    return packets.icmp6("::", "ff02::1:ff00:1", 135, 0, bytes(4) + packets.address(address))
 
 
 SPOOFED: Mapping[str, tuple[int, Any]] = {
@@ -535,6 +568,10 @@ SPOOFED: Mapping[str, tuple[int, Any]] = {
     "another's link-local address": (
         packets.IPV6,
         lambda _w: packets.neighbour(link_local(DB.mac), GATEWAY6, OWN6, GUESTS[0].mac),
+    ),
+    "a probe for an address that the gateway is about to use": (
+        packets.IPV6,
+        lambda _w: packets.ipv6("::", "ff02::1:ff00:1", packets.ICMP6, probe6(GATEWAY6), 255),
     ),
     "a router advertisement": (
         packets.IPV6,

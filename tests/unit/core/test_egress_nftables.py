@@ -101,7 +101,9 @@ def test_what_is_learned_is_never_flushed() -> None:
     text = ruleset(FULL)
     assert not re.findall(r"flush (?:set|map) \S+ \S+ fleet_[ndo]", text)
     assert not re.findall(r"^(?:delete|flush ruleset|reset)", text, re.MULTILINE)
-    assert re.findall(r"add set inet fleet_egress fleet_o\S+ \{ type ipv4_addr; flags timeout; timeout 1h; \}", text)
+    assert re.findall(
+        r"add set inet fleet_egress fleet_o\S+ \{ type ipv4_addr; flags timeout; timeout 1h; size 262144; \}", text
+    )
 
 
 TRANSPORTS = [
@@ -132,7 +134,7 @@ def test_names_open_no_special_network() -> None:
 def test_what_is_closed_comes_before_what_is_established() -> None:
     order = rules(small(denied4=("11.0.0.0/8",), hub=True), "out-default")
     assert order[0].endswith("goto log-denied-default")
-    assert order[1].startswith("ct state established")
+    assert order[1].startswith("ct direction original ct state established")
 
 
 def test_a_grant_that_ends_is_marked_and_ends_in_the_kernel() -> None:
