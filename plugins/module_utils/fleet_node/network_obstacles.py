@@ -27,7 +27,7 @@ def refuse(wanted: Sequence[HostBridge], was: Sequence[HostBridge], text: str, f
     ours = {one.name for one in was}
     for one in wanted:
         link = found.get(one.name)
-        if link is not None and one.name not in ours and not re.search(rf"\b{re.escape(one.name)}\b", text):
+        if link is not None and one.name not in ours and not re.search(rf"(?<![\w-]){one.name}(?![\w-])", text):
             raise Conflict(
                 f"bridge {one.name}: expected no interface of that name, or one that this module has made, found "
                 f"{'a bridge' if link.bridge is not None else 'an interface'} of another; choose another name, "
