@@ -12,10 +12,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .egress_proxy_log import ProxyRefusal
 from .fences import Fence, Guest
 from .moments import iso
 
 REASONS = ("spoof", "peer", "metadata", "denied", "expired", "forward", "dns", "input", "inbound")
+PROXY = "proxy"  # a reason that the kernel does not know
 PREFIX = "fleet"
 ETHER_IPV4, ETHER_ARP, ETHER_IPV6 = 0x0800, 0x0806, 0x86DD
 PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 132: "sctp"}
@@ -93,10 +95,17 @@ class Denial:
         }
 
 
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
 def sentence(record: Mapping[str, Any]) -> str:
     """Return a line of denials.jsonl as people read it."""
     who = record.get("machine") or record.get("source") or "unknown"
     count = f" ({record['count']} times)" if int(record.get("count") or 1) > 1 else ""
+    if record.get("reason") == PROXY:
+        host = record.get("name") or _host(str(record.get("destination") or "nothing"))
+        return f"{record.get('time')} {who}: {host}:{record.get('port') or 0} refused by the proxy{count}"
     if record.get("name"):
         return f"{record.get('time')} {who}: name {record['name']} refused{count}"
     where = str(record.get("destination") or "")
@@ -311,6 +320,19 @@ def refused(name: str, source: str, roster: Roster, now: float, scope: str = "")
     return Denial(
         now, "dns", guest.name if guest else "", guest.project if guest else "", guest.scope if guest else scope,
         source, protocol="dns", name=name[:_NAME_LENGTH].lower(),
+    )  # fmt: skip
+
+
+def refused_by_proxy(found: ProxyRefusal, roster: Roster, now: float) -> Denial:
+    """Return the denial that a refusal of the proxy is."""
+    guest = roster.whose((), "", found.source)
+    try:
+        name, destination = "", str(ipaddress.ip_address(found.host.strip("[]")))
+    except ValueError:
+        name, destination = found.host, ""
+    return Denial(
+        now, PROXY, guest.name if guest else "", guest.project if guest else "", guest.scope if guest else "",
+        found.source, destination, "tcp", found.port, name,
     )  # fmt: skip
 
 

@@ -34,7 +34,15 @@ else:
         from fleet_core.errors import FleetError
         from fleet_core.fences import Fence
 
-from . import egress_denial_log, egress_nflog, egress_questions, egress_services, egress_wanted
+from . import (
+    egress_denial_log,
+    egress_nflog,
+    egress_proxies,
+    egress_proxy_log,
+    egress_questions,
+    egress_services,
+    egress_wanted,
+)
 from .egress_backends import backend
 from .egress_engine import Engine
 from .egress_store import AGED, DENIALS, METRICS, NOTHING, Record
@@ -64,6 +72,7 @@ class Watch:
         self._events: egress_nflog.Events | None = None
         self._looked = 0.0
         self._questions = egress_questions.Questions(self.store)
+        self._proxied = egress_proxy_log.ProxyLog(egress_proxies.folder_of(self.store) / egress_proxies.LOG)
         self._names: dict[int, str] = {}
         self._own: set[str] = set()
         self._due: dict[str, float] = {}
@@ -90,6 +99,7 @@ class Watch:
             ("gather", GATHER, self._gathered),
             ("tick", TICK, self.tick),
             ("count", COUNT, self._count),
+            ("logs", COUNT, self._proxied.keep_small),
         ]
 
     def _end(self, *_signal: Any) -> None:
@@ -161,6 +171,8 @@ class Watch:
         """Write down the denials of the last second."""
         self._look()
         for one in self._questions.refused(self.fence, self.roster, self.engine.now()):
+            self._add(one)
+        for one in self._proxied.refused(self.roster, self.engine.now()):
             self._add(one)
         taken = self.gathering.take()
         if taken:
