@@ -2,6 +2,10 @@
 """Rules of iptables and ip6tables, as texts for `iptables-restore --noflush`: chains of our own, FLEET-*, and one jump
 to them at the head of each chain of the kernel that we need. Traffic that is not of our bridges runs through untouched.
 
+Judged is in the table mangle, which comes before the table filter, where others have their rules: no accept of theirs
+opens what is closed here, wherever it stands. Only filter can refuse (REJECT): what is denied gets a mark for it, and
+what still bears the mark when it leaves is dropped.
+
 What happens on the bridge itself (addresses of hardware, ARP, ND, machine to machine) is layer 2, and not here.
 Sources: iptables(8), iptables-extensions(8). The names of chains have at most 28 characters.
 """
@@ -10,20 +14,26 @@ from __future__ import annotations
 
 from . import egress_ipsets as sets
 from .egress_frames import HELD
-from .egress_iptables_scopes import Chain, ends, gateway, hub_rules, log_limit, port_matches, scope_rules, words
+from .egress_iptables_scopes import DENY, Chain, ends, gateway, hub_rules, log_limit, port_matches, scope_rules, words
 from .egress_nftables_names import NOBODY, check
 from .fences import Bridge, Fence, Scope
 
 FILTER, NAT, MANGLE = "filter", "nat", "mangle"
 # The kernel's chain -> ours. The jump stands at its head, once.
 JUMPS = {
-    FILTER: {"INPUT": "FLEET-INPUT", "FORWARD": "FLEET-FORWARD"},
+    MANGLE: {
+        "PREROUTING": "FLEET-ARRIVAL",
+        "INPUT": "FLEET-INPUT",
+        "FORWARD": "FLEET-FORWARD",
+        "POSTROUTING": "FLEET-LEAVING",
+    },
+    FILTER: {"INPUT": "FLEET-SERVED", "FORWARD": "FLEET-JUDGED"},
     NAT: {"PREROUTING": "FLEET-DNS", "POSTROUTING": "FLEET-NAT"},
-    MANGLE: {"PREROUTING": "FLEET-ARRIVAL"},
 }
 PREFIX = "FLEET-"
 OUT, IN, HOST, SPOOF, ALLOW = "FLEET-OUT", "FLEET-IN", "FLEET-HOST", "FLEET-SPOOF", "FLEET-ALLOW"
-STRANGER = "FLEET-STRANGER"
+DENIED = "0x40000000"  # a bit of the mark, between judging and leaving
+PROHIBITED = {4: "icmp-admin-prohibited", 6: "icmp6-adm-prohibited"}
 FINGERPRINT = "fleet fingerprint "
 
 
@@ -33,7 +43,7 @@ def restore(fence: Fence, family: int) -> str:
     Raises InvalidInput for names that the tools would read as something else than they are meant for.
     """
     check(fence)
-    rules = {FILTER: _filter(fence, family), NAT: _nat(fence, family), MANGLE: _mangle(fence, family)}
+    rules = {MANGLE: _mangle(fence, family), FILTER: _filter(fence, family), NAT: _nat(fence, family)}
     mark = sets.digits("\n".join(rule for table in rules.values() for rule in table))
     return "".join(_table(table, lines, mark) for table, lines in rules.items())
 
@@ -78,8 +88,22 @@ def scopes_of(fence: Fence, family: int) -> list[Scope]:
 
 
 def _filter(fence: Fence, family: int) -> list[str]:
+    """Refuse what was denied; let pass what was not, whatever others say of it further down."""
+    refused = "FLEET-REFUSED"
+    return [
+        f"-A FLEET-JUDGED -m mark --mark {DENIED}/{DENIED} -g {refused}",
+        *(f"-A FLEET-JUDGED {way} {bridge.name} -j ACCEPT" for bridge in fence.bridges for way in ("-i", "-o")),
+        *(f"-A FLEET-SERVED -i {bridge.name} -j ACCEPT" for bridge in fence.bridges),
+        f"-A {refused} -p tcp -j REJECT --reject-with tcp-reset",
+        f"-A {refused} -m limit --limit 100/sec --limit-burst 100 -j REJECT --reject-with {PROHIBITED[family]}",
+        f"-A {refused} -j DROP",
+    ]
+
+
+def _mangle(fence: Fence, family: int) -> list[str]:
     scopes = scopes_of(fence, family)
     rules = [
+        *_arrival(fence, family),
         *(f"-A FLEET-FORWARD -i {bridge.name} -g FLEET-FROM-{bridge.name}" for bridge in fence.bridges),
         *(f"-A FLEET-FORWARD -o {bridge.name} -g {IN}" for bridge in fence.bridges),
         *(f"-A FLEET-INPUT -i {bridge.name} -g FLEET-HOST-{bridge.name}" for bridge in fence.bridges),
@@ -102,19 +126,25 @@ def _filter(fence: Fence, family: int) -> list[str]:
         f"-A {ALLOW} -m set --match-set {sets.allowed_set(family)} src -j ACCEPT",
         f"-A {ALLOW} -j DROP",
     ]
-    return [*rules, *_spoof(fence, SPOOF, family)]
+    return [
+        *rules,
+        *_spoof(fence, family),
+        f"-A {DENY} -j MARK --set-xmark {DENIED}/{DENIED}",
+        f"-A {DENY} -j ACCEPT",
+        f"-A FLEET-LEAVING -m mark --mark {DENIED}/{DENIED} -j DROP",
+    ]
 
 
-def _spoof(fence: Fence, chain: str, family: int) -> list[str]:
+def _spoof(fence: Fence, family: int) -> list[str]:
     """Count, log and drop what no known guest can have sent."""
-    rules = [f"-A {chain} -m set --match-set {sets.nobody_set(family)} src"]
+    rules = [f"-A {SPOOF} -m set --match-set {sets.nobody_set(family)} src"]
     if fence.log_rate:
         prefix = f'--nflog-prefix "fleet spoof {NOBODY} "'
-        rules.append(f"-A {chain} {log_limit(fence)} -j NFLOG --nflog-group {fence.log_group} {prefix}")
-    return [*rules, f"-A {chain} -j DROP"]
+        rules.append(f"-A {SPOOF} {log_limit(fence)} -j NFLOG --nflog-group {fence.log_group} {prefix}")
+    return [*rules, f"-A {SPOOF} -j DROP"]
 
 
-def _mangle(fence: Fence, family: int) -> list[str]:
+def _arrival(fence: Fence, family: int) -> list[str]:
     """Stop what did not come over the port of a guest, as the bridge has marked it, and take off the mark. Where the
     ports of some guests are not known, only what comes under the address of one whose port is."""
     rules = []
@@ -122,9 +152,9 @@ def _mangle(fence: Fence, family: int) -> list[str]:
         held = f"-A FLEET-ARRIVAL -i {bridge.name} -m mark"
         loose = any(not guest.port for guest in sets.guests_on(fence, bridge.name))
         stolen = f" -m set --match-set {sets.held_set(family)} src" if loose else ""
-        rules.append(f"{held} ! --mark {HELD}/{HELD}{stolen} -g {STRANGER}")
+        rules.append(f"{held} ! --mark {HELD}/{HELD}{stolen} -g {SPOOF}")
         rules.append(f"{held} --mark {HELD}/{HELD} -j MARK --set-xmark 0x0/{HELD}")
-    return [*rules, *_spoof(fence, STRANGER, family)]
+    return rules
 
 
 def _from_bridge(fence: Fence, bridge: Bridge, family: int) -> list[str]:

@@ -11,13 +11,12 @@ from enum import Enum
 from . import egress_ipsets as sets
 from .fences import METADATA4, METADATA6, Bridge, Fence, Grant, Ports, Scope
 
-ALLOW = "FLEET-ALLOW"
+ALLOW, DENY = "FLEET-ALLOW", "FLEET-DENY"
 MOST_PORTS = 15  # in one match of multiport, where a range counts twice
 LONGEST_PREFIX = 63  # characters that NFLOG takes
 # The time match knows no later moment (32 bits, signed): what ends later ends then.
 LAST_MOMENT = 2147483646
 _PLAIN_DNS = (("-p tcp --dport 53", "dns"), ("-p udp --dport 53", "dns"))
-_EVERYTHING = {4: "icmp-admin-prohibited", 6: "icmp6-adm-prohibited"}
 
 
 class Chain(Enum):
@@ -190,13 +189,13 @@ def _denials(fence: Fence, scope: Scope, family: int) -> list[str]:
         _count(forward, family, "src"),
         *_limited(fence, forward, f"-j {say}"),
         *(f"-A {forward} -d {network} -j DROP" for network in metadata(family)),
-        *_refuse(forward, family),
+        f"-A {forward} -g {DENY}",
     ]
     host, inbound = Chain.INPUT.of(scope), Chain.INBOUND.of(scope)
     rules += [
         _count(host, family, "src"),
         *_limited(fence, host, f"-j {Chain.SAY_HOST.of(scope)}"),
-        *_refuse(host, family),
+        f"-A {host} -j DROP",
         _count(inbound, family, "dst"),
         *_limited(fence, inbound, _log(fence, "inbound", scope)),
         f"-A {inbound} -j DROP",
@@ -207,7 +206,7 @@ def _denials(fence: Fence, scope: Scope, family: int) -> list[str]:
     if any(grant.mark for grant in scope.grants):
         ended = Chain.EXPIRED.of(scope)
         rules += [_count(ended, family, "src"), *_limited(fence, ended, _log(fence, "expired", scope))]
-        rules += _refuse(ended, family)
+        rules.append(f"-A {ended} -g {DENY}")
     return rules
 
 
@@ -253,12 +252,3 @@ def log_limit(fence: Fence) -> str:
 def _log(fence: Fence, reason: str, scope: Scope) -> str:
     prefix = f"fleet {reason} {scope.name}"[: LONGEST_PREFIX - 1]
     return f'-j NFLOG --nflog-group {fence.log_group} --nflog-prefix "{prefix} "'
-
-
-def _refuse(chain: str, family: int) -> list[str]:
-    """Tell programs at once that they may not, so that they need not wait; what is no such program's is dropped."""
-    return [
-        f"-A {chain} -p tcp -j REJECT --reject-with tcp-reset",
-        f"-A {chain} -m limit --limit 100/sec -j REJECT --reject-with {_EVERYTHING[family]}",
-        f"-A {chain} -j DROP",
-    ]

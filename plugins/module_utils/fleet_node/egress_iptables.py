@@ -44,7 +44,7 @@ BOOT = """\
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 fleet_failed=0
 fleet_rules() {{ # TOOL FILE: load its tables, our jumps once and at the head
-  for table in filter nat mangle; do
+  for table in mangle filter nat; do
     {{
       echo "*$table"
       "$1-save" -t "$table" | sed -n 's/^-A \\([A-Z]*\\) -j \\(FLEET-[A-Z]*\\)$/-D \\1 -j \\2/p'

@@ -135,7 +135,7 @@ def test_under_stolen_addresses_nothing_comes_over_another_port(gateway: Gateway
         stranger.ip(
             f"addr replace {address} dev eth0{' nodad' if ':' in address else ''}", f"route replace default via {gate}"
         )
-    marked = ("-t", "mangle", "-A", "FORWARD", "-i", "fleet0", "-m", "mark", "!", "--mark", "0")
+    marked = ("-t", "mangle", "-A", "POSTROUTING", "-o", "uplink", "-m", "mark", "!", "--mark", "0")
     lab.gateway.run(gateway.backend.tool(4), *marked)
     try:
         for host in (HOSTS["cdn"][0], HOSTS["cdn"][1], "192.168.100.1"):
@@ -145,7 +145,7 @@ def test_under_stolen_addresses_nothing_comes_over_another_port(gateway: Gateway
         # The bridge has to learn again where the machine is.
         wait_for(lambda: outcome(lab, "tcp", HOSTS["cdn"][0], port=22) == "open", "the machine itself gets through")
         saved = lab.gateway.run(gateway.backend.tool(4, "save"), "-c", "-t", "mangle").stdout
-        assert next(line for line in saved.splitlines() if "-A FORWARD -i fleet0" in line).startswith("[0:0]")
+        assert next(line for line in saved.splitlines() if "-A POSTROUTING -o uplink" in line).startswith("[0:0]")
     finally:
         lab.gateway.run(gateway.backend.tool(4), *("-D" if word == "-A" else word for word in marked))
 

@@ -6,7 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.system.network.iptables import HOSTS, Gateway, fence_of, in_both_flavors, iptables_on, outcome, scope
+from tests.system.network.iptables import (
+    HOSTS,
+    LEARNED,
+    Gateway,
+    fence_of,
+    in_both_flavors,
+    iptables_on,
+    outcome,
+    scope,
+)
 from tests.system.network.lab import Lab
 
 from fleet_core.errors import ProcessFailed
@@ -21,35 +30,55 @@ def gateway(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.T
 
 
 @in_both_flavors
-def test_rules_of_others_stay_and_ours_come_back_before_them(gateway: Gateway) -> None:
+def test_what_others_accept_before_us_stays_closed_and_ours_come_back_before_it(gateway: Gateway) -> None:
     lab = gateway.lab
     fence = fence_of(lab, scope("allowlist"))
     gateway.load(fence)
+    gateway.learn(LEARNED)
     tool = gateway.backend.tool(4)
     lab.gateway.run(tool, "-N", "DOCKER-USER")
-    lab.gateway.run(tool, "-I", "FORWARD", "-j", "DOCKER-USER")
     lab.gateway.run(tool, "-A", "DOCKER-USER", "-j", "ACCEPT")
+    for chain in ("INPUT", "FORWARD"):
+        lab.gateway.run(tool, "-I", chain, "-j", "DOCKER-USER")
     try:
-        assert outcome(lab, "tcp", HOSTS["forbidden"][0], port=22) == "open"
+        assert outcome(lab, "tcp", HOSTS["forbidden"][0], port=22) == "timeout"
+        assert outcome(lab, "tcp", "192.168.100.1", port=22) == "timeout"
+        assert lab.internet.probe("tcp", address="192.168.100.10", port=8080, timeout=0.4)["outcome"] == "timeout"
         with lab.gateway.inside():
             assert not gateway.backend.loaded(fence)
         gateway.load(fence)
         assert outcome(lab, "tcp", HOSTS["forbidden"][0], port=22) == "refused"
         rules = [line for line in lab.gateway.run(tool, "-S", "FORWARD").stdout.splitlines() if line.startswith("-A")]
-        assert rules == ["-A FORWARD -j FLEET-FORWARD", "-A FORWARD -j DOCKER-USER"]
+        assert rules == ["-A FORWARD -j FLEET-JUDGED", "-A FORWARD -j DOCKER-USER"]
     finally:
-        lab.gateway.run(tool, "-D", "FORWARD", "-j", "DOCKER-USER")
+        for chain in ("INPUT", "FORWARD"):
+            lab.gateway.run(tool, "-D", chain, "-j", "DOCKER-USER")
         lab.gateway.run(tool, "-F", "DOCKER-USER")
         lab.gateway.run(tool, "-X", "DOCKER-USER")
+
+
+@in_both_flavors
+def test_a_policy_of_others_to_drop_what_is_forwarded_closes_nothing_that_is_open(gateway: Gateway) -> None:
+    """As Docker sets it."""
+    lab = gateway.lab
+    gateway.load(fence_of(lab, scope("allowlist")))
+    gateway.learn(LEARNED)
+    tool = gateway.backend.tool(4)
+    lab.gateway.run(tool, "-P", "FORWARD", "DROP")
+    try:
+        assert outcome(lab, "tcp", HOSTS["allowed"][0], port=22) == "open"
+    finally:
+        lab.gateway.run(tool, "-P", "FORWARD", "ACCEPT")
 
 
 @pytest.mark.parametrize(
     "drift",
     [
-        "ip6tables{} -F FLEET-OUT",
-        "iptables{} -D INPUT -j FLEET-INPUT",
+        "ip6tables{} -t mangle -F FLEET-OUT",
+        "iptables{} -t mangle -D INPUT -j FLEET-INPUT",
+        "iptables{} -F",
         "iptables{} -t nat -I FLEET-NAT -j ACCEPT",
-        "iptables{} -I FORWARD -j FLEET-FORWARD",
+        "iptables{} -I FORWARD -j FLEET-JUDGED",
         "ipset add fleet_special_4 11.0.0.0/8",
         "ipset del fleet_local_4 192.168.100.0/24",
         "nft flush chain bridge fleet_frames between",

@@ -185,7 +185,7 @@ def test_sizes_of_chains_are_read_alike_from_what_is_loaded_and_from_what_is_sav
     assert chain_sizes(saved) == {"nat": {"FLEET-DNS": 0}}
     sizes = chain_sizes(restore(FENCE, 4))
     assert set(sizes) == {"filter", "nat", "mangle"}
-    assert sizes["filter"]["FLEET-ALLOW"] == 2
+    assert sizes["mangle"]["FLEET-ALLOW"] == 2
 
 
 @pytest.mark.parametrize("name", ["vmbr+", "a b", "x" * 16, '"', "*"])
@@ -212,12 +212,22 @@ def test_over_other_ports_nothing_comes_where_all_are_known() -> None:
     known = tuple(replace(guest, port=f"tap{guest.name}") for guest in GUESTS)
     bridges, scopes = (Bridge("vmbr1", "192.168.100.1/24"),), (Scope("default", "allowlist"),)
     arrival = "-A FLEET-ARRIVAL -i vmbr1 -m mark ! --mark 0x20000000/0x20000000"
-    assert f"{arrival} -g FLEET-STRANGER\n" in restore(Fence(bridges, known, scopes), 4)
+    assert f"{arrival} -g FLEET-SPOOF\n" in restore(Fence(bridges, known, scopes), 4)
     some = restore(Fence(bridges, (*known[1:], GUESTS[0]), scopes), 4)
-    assert f"{arrival} -m set --match-set fleet_held_4 src -g FLEET-STRANGER\n" in some
+    assert f"{arrival} -m set --match-set fleet_held_4 src -g FLEET-SPOOF\n" in some
 
 
 def test_the_mark_of_the_bridge_is_the_one_that_is_looked_for() -> None:
     text = egress_frames.ruleset(FENCE)
     assert f"meta mark set meta mark or {egress_frames.HELD} " in text
     assert egress_nftables_bridge.HELD not in text
+
+
+def test_what_is_denied_is_never_accepted_by_rules_further_down() -> None:
+    """Packets are dropped, marked or allowed in mangle; filter refuses what is marked before it accepts the rest."""
+    text = restore(FENCE, 4)
+    judged = [line for line in text.splitlines() if line.startswith("-A FLEET-JUDGED")]
+    assert judged[0] == "-A FLEET-JUDGED -m mark --mark 0x40000000/0x40000000 -g FLEET-REFUSED"
+    assert "-A FLEET-DENY -j MARK --set-xmark 0x40000000/0x40000000\n-A FLEET-DENY -j ACCEPT\n" in text
+    assert "-A FLEET-LEAVING -m mark --mark 0x40000000/0x40000000 -j DROP\n" in text
+    assert "REJECT" not in text.partition("*mangle\n")[2].partition("COMMIT")[0]

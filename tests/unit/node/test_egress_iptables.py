@@ -46,8 +46,10 @@ def test_old_jumps_and_chains_go_in_the_transaction_that_brings_the_new_ones() -
     text = replacing(egress_iptables.restore(FENCE, 4), OLD)
     rules, nat = table(text, "filter"), table(text, "nat")
     assert rules[:3] == ["-D INPUT -j FLEET-INPUT", *["-D FORWARD -j FLEET-FORWARD"] * 2]
-    assert rules[3] == ":FLEET-NEW-0ld0ld00 - [0:0]"
-    assert rules[-3:] == ["-I INPUT 1 -j FLEET-INPUT", "-I FORWARD 1 -j FLEET-FORWARD", "-X FLEET-NEW-0ld0ld00"]
+    old = ["FLEET-FORWARD", "FLEET-INPUT", "FLEET-NEW-0ld0ld00"]
+    assert rules[3:6] == [f":{chain} - [0:0]" for chain in old]
+    assert rules[-5:-3] == ["-I INPUT 1 -j FLEET-SERVED", "-I FORWARD 1 -j FLEET-JUDGED"]
+    assert rules[-3:] == [f"-X {chain}" for chain in old]
     assert not [line for line in nat if line.startswith(("-D", "-X"))]
     assert "DOCKER" not in text
 
@@ -75,7 +77,7 @@ def saved(text: str) -> str:
 
 
 DRIFTS = [
-    ("-A FORWARD -j FLEET-FORWARD", "-A FORWARD -j ACCEPT\n-A FORWARD -j FLEET-FORWARD"),
+    ("-A FORWARD -j FLEET-JUDGED", "-A FORWARD -j ACCEPT\n-A FORWARD -j FLEET-JUDGED"),
     ("-A FORWARD -j FLEET-FORWARD", "-A FORWARD -j FLEET-FORWARD\n-A FORWARD -j FLEET-FORWARD"),
     ("-A INPUT -j FLEET-INPUT\n", ""),
     ("-A FLEET-ALLOW -j DROP\n", ""),
