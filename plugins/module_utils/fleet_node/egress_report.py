@@ -29,7 +29,7 @@ else:
         from fleet_core.fences import Fence, name_set
         from fleet_core.moments import iso
 
-from . import egress_denial_log, egress_wanted
+from . import egress_conflicts, egress_denial_log, egress_wanted
 from .egress_backends import Backend, backend
 from .egress_engine import Engine
 from .egress_store import DENIALS, Record
@@ -72,6 +72,8 @@ def report(engine: Engine, denials: int = 20, conflicts: bool = True) -> Report:
     found["machines"] = _machines(fence)
     _ask(found, "rules", lambda: _kernel(found, backend(declaration.backend), fence))
     _ask(found, "processes", lambda: _services(found, engine))
+    if conflicts:
+        _ask(found, "conflicts", lambda: found.update(conflicts=egress_conflicts.conflicts(fence)))
     return found
 
 

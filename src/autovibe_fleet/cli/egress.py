@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -134,7 +134,7 @@ def forget(
     """Take back what allow, deny and mode have changed: these targets, or all of a machine, a project or everywhere."""
     engine = Engine(session.folder)
     known = engine.live()
-    scope = "" if everything else _scope(engine, machine, project, default)
+    scope = "" if everything else _scope(engine, machine, project, default, {one.scope for one in known})
     if everything and (machine or project or default):
         raise InvalidInput("--all: expected it alone, without --machine, --project or --default")
     kept = set(known)
@@ -251,19 +251,25 @@ def _change(
         session.out.line(_sentence(one))
 
 
-def _scope(engine: Engine, machine: str, project: str, default: bool) -> str:
-    """Return the scope that the options name, an empty text for none. Raises NotFound for one that nobody is in."""
+def _scope(engine: Engine, machine: str, project: str, default: bool, changed: Collection[str] = ()) -> str:
+    """Return the scope that the options name, an empty text for none. Raises NotFound for one that nobody is in.
+
+    changed: scopes that count although nobody is in them any more.
+    """
     if sum(map(bool, (machine, project, default))) > 1:
         raise InvalidInput("expected one of --machine, --project and --default, found several")
     fence = engine.fence()
     if fence is None:
         raise NotFound("network policy: none is in force here; apply one with the module autovibe.fleet.egress_policy")
     machines, projects = {guest.name for guest in fence.guests}, {guest.project for guest in fence.guests} - {""}
+    scope = f"machine-{machine}" if machine else f"project-{project}" if project else "default" if default else ""
+    if scope in changed:
+        return scope
     if machine and machine not in machines:
         raise NotFound(f'machine "{machine}": not in the network policy of this host{nearest(machine, machines)}')
     if project and project not in projects:
         raise NotFound(f'project "{project}": no machine of this host is in it{nearest(project, projects)}')
-    return f"machine-{machine}" if machine else f"project-{project}" if project else "default" if default else ""
+    return scope
 
 
 def _sentence(one: Live) -> str:

@@ -39,6 +39,13 @@ An agent has a NAME; the process that carries its runs is agents/NAME, and every
 `fleet stop NAME` stops the process NAME, and where there is none the agent."""
 
 # fmt: off
+EGRESS = (
+    "applied", "backend", "since", "loaded", "scopes", "machines", "live: [LIVE]", "learned", "counters",
+    "denials: [DENIAL]", "services", "conflicts", "problems",
+)
+DENIAL = (
+    "time", "machine", "project", "scope", "reason", "source", "destination", "protocol", "port", "name", "count",
+)
 PROCESS = (
     "id", "name", "environment", "template", "label", "command", "status", "desired", "pid", "started", "uptime",
     "restarts", "exit_code", "healthy", "completed", "error", "driver", "resources", "types", "urls", "memory", "cpu",
@@ -133,6 +140,11 @@ _JSON = (
     ("machines restore", "{machine: MACHINE}"),
     ("machines images", "{images: [IMAGE], errors: [PROVIDER]}"),
     ("machines providers", "{providers: [PROVIDER]}"),
+    ("egress, egress show", "EGRESS"),
+    ("egress allow, deny, mode", "{changes: [LIVE], actions: [TEXT], live: [LIVE]}"),
+    ("egress forget", "{taken_back: [LIVE], actions: [TEXT], live: [LIVE]}"),
+    ("egress presets", "{presets: [{name, title, takes_uploads, by_nature, entries: [TEXT]}]}"),
+    ("egress watch", "one line a record: DENIAL"),
     (
         "daemon status",
         "{running, version, pid, started, driver, scope, state_dir, processes: {STATE: COUNT}, environments}",
@@ -155,6 +167,9 @@ _JSON = (
     ("CHECKPOINT", "{" + ", ".join(CHECKPOINT) + "}"),
     ("IMAGE", "{" + ", ".join(IMAGE) + "}"),
     ("OUTCOME", "{" + ", ".join(OUTCOME) + "}"),
+    ("EGRESS", "{" + ", ".join(EGRESS) + "}"),
+    ("LIVE", "{scope, verb, entry, until, at}"),
+    ("DENIAL", "{" + ", ".join(DENIAL) + "}"),
     ("PROVIDER", "{name, usable, machines: COUNT, error, code}"),
     ("RUN", "{" + ", ".join(RUN) + "}"),
     ("TASK", "{" + ", ".join(TASK) + "}; of a prompt also usage, cost, session, turns"),
