@@ -148,10 +148,15 @@ machines:
       returned: always
       sample: ""
     detail:
-      description: What only this provider knows, such as the release, the load and the memory in use.
+      description:
+        - What only this provider knows, such as the release, the load and the memory in use.
+        - C(interfaces) are its network cards, each with C(network), C(mac), C(address) and C(port), its interface on
+          the host, as far as they are known.
       type: dict
       returned: always
-      sample: {release: Ubuntu 24.04 LTS}
+      sample:
+        release: Ubuntu 24.04 LTS
+        interfaces: [{network: vmbr1, mac: "52:54:00:12:34:56", address: "", port: fleet0a1b2c3d4e}]
 missing:
   description: Those of O(names) that do not exist.
   type: list

@@ -39,8 +39,13 @@ GATEWAY, GATEWAY6 = "192.168.100.1", "fd00:100::1"
 HERE = Path(__file__).parent / "network"
 DECLARED = [{"name": NAME, "project": "shop", "networks": [{"name": BRIDGE}]}]
 POLICIES = {
-    "projects": {"shop": {"allow": ["allowed.example:22,443", f"{internet.HOSTS['allowed-2'][0]}:5000/udp"]}},
     "default": {"mode": "locked"},
+    "projects": {
+        "shop": {
+            "mode": "allowlist",
+            "allow": ["allowed.example:22,443", f"{internet.HOSTS['allowed-2'][0]}:5000/udp"],
+        }
+    },
 }
 # Runs what is asked for, all of it at once.
 DRIVER = """
@@ -194,7 +199,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
         "dns",
         {"server": address("evil-resolver"), "name": "forbidden.example", "transport": "tcp"},
     ),
-    "DNS over TLS": ("dns", {"server": address("doh"), "name": "forbidden.example", "transport": "tls"}),
+    "DNS over TLS": ("dns", {"server": address("doh"), "name": "forbidden.example", "transport": "dot"}),
     "DNS over HTTPS": ("tls", {"address": address("known-doh"), "sni": "one.one.one.one"}),
     "QUIC": ("udp", {"address": address("allowed"), "port": 443}),
     "the metadata service": ("http", {"address": address("metadata"), "port": 80}),

@@ -52,11 +52,14 @@ def state(tmp_path: Path) -> Any:
     fleet.end()
 
 
-def play(folder: Path, tmp_path: Path, **variables: Any) -> dict[str, Any]:
-    """Return the results of the role's tasks by their names."""
-    hosts = {"localhost": {**VARIABLES, "ansible_python_interpreter": sys.executable, **variables}}
+def play(folder: Path, tmp_path: Path, gateway: dict[str, Any] | None = None, **variables: Any) -> dict[str, Any]:
+    """Return the results of the role's tasks by their names. gateway: variables of a node that is one, if there is."""
+    here = {**VARIABLES, "ansible_python_interpreter": sys.executable}
+    groups = {"hypervisors": {"hosts": {"localhost": {**here, **variables}}}}
+    if gateway is not None:
+        groups["gateways"] = {"hosts": {"pve1": {**here, **gateway}}}
     inventory = tmp_path / "hosts.json"
-    inventory.write_text(json.dumps({"hypervisors": {"hosts": hosts}}))
+    inventory.write_text(json.dumps(groups))
     done = subprocess.run(
         [
             sys.executable,
@@ -115,3 +118,33 @@ def test_without_a_bridge_nothing_is_asked_and_nothing_is_done(state: Path, tmp_
 def test_machines_that_are_deleted_are_no_part_of_it(state: Path, tmp_path: Path) -> None:
     planned = play(state, tmp_path, machine_state="absent")["Put the policy in force"]["localhost"]
     assert {one["name"] for one in planned["machines"]} == {"web-1", "by-hand"}
+
+
+def test_nodes_of_proxmox_hold_the_machines_that_its_api_tells_with_both_fences(state: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fakepve", reason="the fake of Proxmox VE needs Python 3.10")
+    from tests.fakes.proxmox_host import SECRET, TOKEN, Host
+
+    folder = tmp_path / "pve"
+    folder.mkdir()
+    host = Host(folder)
+    try:
+        tags = "fleet;project-shop;net0-vmbr1+mbc2411000001+i192.168.100.21+2f24"
+        host.machine(201, "web-1", net0="virtio=BC:24:11:00:00:01,bridge=vmbr1", tags=tags)
+        settings = {"host": host.pve.url, "token_id": TOKEN, "token_secret": SECRET, "verify": host.ca}
+        api = {"machine_provider": "proxmox", "machine_provider_settings": settings, "machine_machines": []}
+        node = {
+            "firewall_provider": "proxmox",
+            "firewall_provider_settings": settings,
+            "firewall_machines": [],
+            "firewall_provider_host": "localhost",
+            "firewall_proxmox": True,
+        }
+        tasks = play(state, tmp_path, gateway=node, **api)
+    finally:
+        host.stop()
+    (card,) = tasks["Put the policy in force"]["pve1"]["machines"]
+    assert (card["name"], card["address"], card["scope"]) == ("web-1", "192.168.100.21", "project-shop")
+    second = tasks["Write the policy into the firewall of the cluster"]["pve1"]
+    assert "put the second fence round machine web-1" in second["actions"]
+    assert any("not enforced" in text for text in tasks["Tell what weakens the second fence"]["pve1"]["msg"])
+    assert not any(request.method != "GET" for request in host.all_requests())
