@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from tests.requirements import require_tool
 from tests.system.network import internet, packets
-from tests.system.network.lab import GUESTS, Lab, Machine, wait_for
+from tests.system.network.lab import GUESTS, Lab, Machine, end, wait_for
 
 from fleet_core import egress_nftables
 from fleet_core.egress_nftables_names import NOBODY
@@ -458,6 +459,68 @@ def test_counters_say_what_was_let_through_and_what_was_not(gateway: Gateway) ->
     assert counted["denied"] == (0, 0)
     assert not opens(web, "ping", address=HOSTS["forbidden"][0])
     assert gateway.ask("counters", fence)["project-shop"]["denied"][0] == 1
+
+
+# Cost
+
+
+TRACER = """
+table {0} tracer {{
+    chain c {{
+        type filter hook prerouting priority -400
+        ip saddr 192.168.100.10 tcp dport 22 meta nftrace set 1
+    }}
+}}
+"""
+
+
+def steps(gateway: Gateway, fence: Fence) -> list[str]:
+    """The rules that the first packet of an allowed connection meets, as the kernel itself traces them."""
+    lab = gateway.lab
+    gateway.load(fence)
+    gateway.ask("learn", LEARNED)
+    lab.gateway.run("nft", "-f", "-", stdin=TRACER.format("inet") + TRACER.format("bridge"))
+    monitor = lab.gateway.start("nft", "monitor", "trace", stdout=subprocess.PIPE)
+    try:
+        assert monitor.stdout is not None
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda: lines.extend(monitor.stdout or ()))
+        reader.start()
+        web = lab.machines["web-1"]
+        wait_for(lambda: opens(web, "tcp", address=HOSTS["allowed"][0], port=22) and len(lines) > 20, "a trace")
+    finally:
+        end(monitor)
+        reader.join()
+        for family in ("inet", "bridge"):
+            gateway.nft("delete", "table", family, "tracer")
+    syn = next(line.split()[2] for line in lines if "flags == syn" in line and "trace id" in line)
+    return [line for line in lines if f"trace id {syn} " in line and " rule " in line]
+
+
+def test_a_packet_meets_as_many_rules_among_many_machines_and_names_as_among_few(gateway: Gateway) -> None:
+    few = fence_of(gateway.lab, scope("allowlist"))
+    strangers = tuple(
+        replace(
+            GUESTS[0],
+            name=f"m{n}",
+            mac=f"52:54:00:77:{n // 256:02x}:{n % 256:02x}",
+            address4=f"192.168.100.{n + 20}",
+            address6=f"fd00:100::1:{n:x}",
+        )
+        for n in range(180)
+    )
+    named = replace(NAMED, names=("allowed.example", *(f"n{number}.example" for number in range(300))))
+    many = fence_of(
+        gateway.lab,
+        scope("allowlist", grants=(named, *GRANTS[1:])),
+        *(scope("open", f"machine-other-{number}", grants=(), denied4=()) for number in range(20)),
+    )
+    many = many.evolve(
+        guests=(*many.guests, *(replace(one, port=f"t{one.name}", scope="project-shop") for one in strangers))
+    )
+    counts = [len(steps(gateway, fence)) for fence in (few, many, few)]
+    assert counts[0] == counts[1] == counts[2]
+    assert 5 < counts[0] < 40
 
 
 # Frames
