@@ -7,7 +7,7 @@ In doubt a guest has less than before: to look at its connections costs little, 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from .fences import Fence, Grant, Guest, Ports, Scope, name_set
@@ -156,13 +156,16 @@ def _poorer(old: Scope, new: Scope) -> list[str]:
     return found
 
 
-def forgotten(new: Fence, keys: Iterable[str], learned: Learned) -> dict[str, tuple[str, ...]]:
+def forgotten(
+    new: Fence, keys: Iterable[str], learned: Learned, names_of: Mapping[str, Collection[str]] | None = None
+) -> dict[str, tuple[str, ...]]:
     """Return what to take out of which sets, for grants that have fewer names, or more denied ones, than before.
 
-    What single names of a grant led to stays, if nothing below them is denied. What is old goes: nobody knows whose it
-    was.
+    names_of: address -> names that were answered with it, as far as that is known. An address stays that only names led
+    to that are still allowed. Without that knowledge it stays if it is in the set of a name below which nothing is
+    closed; what is old goes.
     """
-    wanted = set(keys)
+    wanted, known = set(keys), names_of or {}
     found: dict[str, tuple[str, ...]] = {}
     for scope in new.scopes:
         denied = set(scope.denied_names)
@@ -170,17 +173,25 @@ def forgotten(new: Fence, keys: Iterable[str], learned: Learned) -> dict[str, tu
         for grant in scope.grants:
             if grant.key not in wanted:
                 continue
+            names = set(grant.names)
+
+            def allowed(address: str, names: set[str] = names, denied: set[str] = denied) -> bool:
+                asked = known.get(address, ())
+                return bool(asked) and all(_below(one, names) and not _below(one, denied) for one in asked)
+
             for family in (4, 6):
                 kept: set[str] = set()
                 for name in grant.names:
                     own = name_set(grant, name, family)
-                    if name in above or _below(name, denied):
-                        found[own] = tuple(learned.get(own, ()))
-                    else:
-                        kept |= set(learned.get(own, ()))
-                new_set, old_set = grant.set_name(family), grant.old_set_name(family)
-                found[new_set] = tuple(one for one in learned.get(new_set, ()) if one not in kept)
-                found[old_set] = tuple(learned.get(old_set, ()))
+                    those = tuple(learned.get(own, ()))
+                    clean = name not in above and not _below(name, denied)
+                    stays = those if clean else tuple(filter(allowed, those))
+                    kept.update(stays)
+                    found[own] = tuple(one for one in those if one not in stays)
+                for where in (grant.set_name(family), grant.old_set_name(family)):
+                    those = tuple(learned.get(where, ()))
+                    safe = kept if where == grant.set_name(family) else set()
+                    found[where] = tuple(one for one in those if one not in safe and not allowed(one))
     return {name: addresses for name, addresses in found.items() if addresses}
 
 

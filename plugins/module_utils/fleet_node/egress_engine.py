@@ -38,7 +38,7 @@ else:
         from fleet_core.errors import FleetError, NotFound, Unavailable
         from fleet_core.fences import Fence, Guest
 
-from . import egress_flows, egress_plans, egress_proxies, egress_services, egress_wanted
+from . import egress_flows, egress_plans, egress_proxies, egress_questions, egress_services, egress_wanted
 from .egress_backends import Backend, backend
 from .egress_commands import find
 from .egress_plans import Planned
@@ -301,7 +301,11 @@ class Engine:
         """Forget what names led to that are no longer allowed, and cut connections that are not."""
         rules = backend(wanted.declaration.backend)
         if left.forget:
-            rules.forget(egress_changes.forgotten(wanted.fence, left.forget, rules.learned(wanted.fence)))
+            learned, known = (
+                rules.learned(wanted.fence),
+                egress_questions.answers(self.store, wanted.fence, left.forget),
+            )
+            rules.forget(egress_changes.forgotten(wanted.fence, left.forget, learned, known))
         self.step("forgotten")
         if left.cut or left.moved:
             egress_flows.cut(wanted.fence, rules.learned, left.cut, left.moved, self._second())

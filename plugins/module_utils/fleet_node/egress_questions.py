@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fleet_core.egress_denials import Denial, Roster, refused
+    from fleet_core.egress_dns_answers import answered
     from fleet_core.egress_dns_log import QuestionLog
     from fleet_core.fences import Fence
 else:
     try:
         from ..fleet_core.egress_denials import Denial, Roster, refused
+        from ..fleet_core.egress_dns_answers import answered
         from ..fleet_core.egress_dns_log import QuestionLog
         from ..fleet_core.fences import Fence
     except ImportError:  # installed as a top-level package
         from fleet_core.egress_denials import Denial, Roster, refused
+        from fleet_core.egress_dns_answers import answered
         from fleet_core.egress_dns_log import QuestionLog
         from fleet_core.fences import Fence
 
@@ -31,6 +34,18 @@ from .egress_store import EgressStore
 
 LARGEST = 2 * 1024 * 1024  # bytes of one log
 _BLOCK = 1 << 20
+
+
+def answers(store: EgressStore, fence: Fence, grants: Collection[str]) -> dict[str, set[str]]:
+    """Return address -> names that were answered with it, in the scopes of these grants, as far as the logs go back."""
+    found: dict[str, set[str]] = {}
+    for scope in fence.scopes:
+        if scope.resolver_port and any(grant.key in grants for grant in scope.grants):
+            with contextlib.suppress(OSError):
+                text = egress_wanted.dns_log(store, scope.name).read_text(encoding="utf-8", errors="replace")
+                for address, names in answered(text.splitlines()).items():
+                    found.setdefault(address, set()).update(names)
+    return found
 
 
 class Questions:

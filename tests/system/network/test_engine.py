@@ -138,6 +138,28 @@ def test_a_live_denial_closes_what_is_below_an_allowed_name(lab: Lab, product: P
     assert opens(lab, "allowed.example")
 
 
+def test_a_denial_below_an_allowed_name_leaves_the_rest_of_it(lab: Lab, product: Product) -> None:
+    product.apply(wanted(lab, "allowed.example:any"))
+    lab.internet.records({"bad.allowed.example": {"A": [ALLOWED_2]}})
+    try:
+        assert opens(lab, "allowed.example")
+        assert opens(lab, "bad.allowed.example")
+        hold(lab, "good", ALLOWED)
+        hold(lab, "bad", ALLOWED_2)
+        with lab.gateway.inside():
+            product.engine.change(add=[live_change("default", "deny", "bad.allowed.example")])
+        assert not answers(lab, "bad")
+        assert answers(lab, "good")
+        # Without asking again.
+        assert lab.machines["web-1"].probe("tcp", address=ALLOWED, port=22)["outcome"] == "open"
+        assert lab.machines["web-1"].probe("tcp", address=ALLOWED_2, port=22)["outcome"] != "open"
+        assert not opens(lab, "bad.allowed.example")
+    finally:
+        lab.internet.records({"bad.allowed.example": None})
+        with lab.gateway.inside():
+            product.engine.change(drop=product.engine.live())
+
+
 def test_what_is_open_for_a_time_ends_by_itself_with_its_connections(lab: Lab, product: Product) -> None:
     product.apply(wanted(lab, "allowed.example:any"))
     product.fleet.call("processes.stop", ids=["egress-watch"])  # nothing of ours may be needed

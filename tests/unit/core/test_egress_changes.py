@@ -137,6 +137,20 @@ def test_addresses_of_a_name_are_forgotten_when_something_below_it_is_closed() -
     assert d("b.example") not in found
 
 
+def test_addresses_stay_that_only_names_led_to_that_are_still_allowed() -> None:
+    closed = FENCE.evolve(scopes=(replace(SCOPE, denied_names=("bad.a.example", "x.example")),))
+    learned = {**LEARNED, d("a.example"): ("198.18.0.1", "198.18.0.3", "198.18.0.5"), d("b.example"): ()}
+    known = {
+        "198.18.0.1": {"a.example", "www.a.example"},
+        "198.18.0.3": {"deep.bad.a.example"},
+        "198.18.0.5": {"a.example", "bad.a.example"},  # both lead there
+        "198.18.0.9": {"www.a.example"},
+        "198.18.0.2": {"other.example"},
+    }
+    found = forgotten(closed, (BASE.key,), learned, known)
+    assert found == {d("a.example"): ("198.18.0.3", "198.18.0.5"), BASE.set_name(4): ("198.18.0.2", "198.18.0.3")}
+
+
 def test_nothing_is_forgotten_where_names_are_added() -> None:
     more = FENCE.evolve(scopes=(replace(SCOPE, grants=grants(names=("a.example", "b.example", "c.example"))),))
     assert consequences(FENCE, more, NOW).forget == ()
