@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +41,9 @@ RULES = {4: "egress.iptables", 6: "egress.ip6tables"}
 TOOLS = {4: "iptables", 6: "ip6tables"}
 FLAVORS = ("nft", "legacy")
 WAIT = ("-w", "20")  # seconds for the lock of xtables, which others hold too
+PATH = f'PATH="$PATH:{SBIN}"\n'
+PROBED_SET = "ipset create fleet_probe hash:ip 2>&1"
 BOOT = """\
-PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 fleet_failed=0
 fleet_rules() {{ # TOOL FILE: load its tables, our jumps once and at the head
   for table in mangle filter nat; do
@@ -58,7 +60,7 @@ fleet_strangers() {{ # FILE: what a kernel without the module nft_meta_bridge ca
 {steps}
 [ "$fleet_failed" = 0 ]
 """
-# What the kernel must have for the rules, and a command that only works with it.
+# What the kernel must have for the rules, and a rule that only works with it: of IPv4 or, for the last ones, of IPv6.
 MODULES = {
     "xt_set": "-A OUTPUT -m set --match-set fleet_probe src",
     "xt_conntrack": "-A OUTPUT -m conntrack --ctstate INVALID",
@@ -66,13 +68,20 @@ MODULES = {
     "xt_time": "-A OUTPUT -m time --datestop 2030-01-01T00:00:00",
     "xt_limit": "-A OUTPUT -m limit --limit 1/sec",
     "xt_multiport": "-A OUTPUT -p tcp -m multiport --dports 1,2",
+    "xt_pkttype": "-A OUTPUT -m pkttype --pkt-type broadcast",
     "xt_comment": "-A OUTPUT -m comment --comment fleet",
     "xt_NFLOG": "-A OUTPUT -j NFLOG --nflog-group 1",
+    "xt_mark": "-t mangle -A PREROUTING -m mark ! --mark 1/1 -j MARK --set-xmark 0/1",
     "ipt_REJECT": "-A OUTPUT -j REJECT --reject-with icmp-admin-prohibited",
     "xt_nat": "-t nat -A PREROUTING -p udp -j DNAT --to-destination 127.0.0.1:53",
-    "xt_mark": "-t mangle -A PREROUTING -m mark ! --mark 1/1 -j MARK --set-xmark 0/1",
     "xt_MASQUERADE": "-t nat -A POSTROUTING -j MASQUERADE",
 }
+MODULES6 = {
+    "xt_hl": "-A OUTPUT -m hl --hl-eq 255",
+    "ip6t_rt": "-A OUTPUT -m rt",
+    "ip6t_REJECT": "-A OUTPUT -j REJECT --reject-with icmp6-adm-prohibited",
+}
+SET_TYPES = {"ip_set_hash_ip": "hash:ip", "ip_set_hash_net": "hash:net"}
 _JUMP = re.compile(r"^-A ([A-Z]+) -j (FLEET-[A-Z]+)$")
 
 
@@ -101,17 +110,16 @@ class Iptables:
             f"fleet_strangers {shlex.quote(f'{place}/{STRANGERS}')}",
             *(f"fleet_rules {self.tool(family)} {shlex.quote(f'{place}/{file}')}" for family, file in RULES.items()),
         ]
-        return BOOT.format(steps="\n".join(f"{step} || fleet_failed=1" for step in steps))
+        return PATH + BOOT.format(steps="\n".join(f"{step} || fleet_failed=1" for step in steps))
 
     def check(self, folder: Path) -> None:
         """Load it all in a network namespace of its own, which ends with the shell that did it."""
         for tool in ("ipset", "nft", *(self.tool(family, what) for family in RULES for what in ("save", "restore"))):
             egress_commands.find(tool)
-        script = self.boot(str(folder))
-        done = egress_commands.attempt(("unshare", "--net", "sh", "-c", script))
+        done = _in_a_namespace(self.boot(str(folder)))
         if done.returncode and not done.stderr.startswith("unshare:"):
             words = " ".join(done.stderr.split())[:2000]
-            raise ProcessFailed(f"rules of iptables: expected that they load, found: {words}{self._lacking()}")
+            raise ProcessFailed(f"rules of iptables: expected that they load, found: {words}{self.lacking()}")
 
     def load(self, folder: Path, fence: Fence) -> None:
         """First what rules look into, then the bridge, then what is routed: no moment has less than before."""
@@ -186,17 +194,18 @@ class Iptables:
             if flavor != mine and shutil.which(f"iptables-{flavor}-save", path=f"{SBIN}:/usr/bin:/bin"):
                 yield Iptables(flavor)
 
-    def _lacking(self) -> str:
+    def lacking(self) -> str:
         """Return, as the end of a sentence, which modules the kernel lacks of those that rules need."""
-        tool = self.tool(4)
-        missing = [
-            module
-            for module, rule in MODULES.items()
-            if egress_commands.attempt(
-                ("unshare", "--net", "sh", "-c", f"ipset create fleet_probe hash:ip 2>&1; {tool} {rule}")
-            ).returncode
-        ]
+        probes = {module: f"ipset create fleet_probe {kind}" for module, kind in SET_TYPES.items()}
+        for family, modules in ((4, MODULES), (6, MODULES6)):
+            probes.update({name: f"{PROBED_SET}; {self.tool(family)} {rule}" for name, rule in modules.items()})
+        missing = [name for name, probe in probes.items() if _in_a_namespace(probe).returncode]
         return f"; the kernel lacks {', '.join(missing)}" if missing else ""
+
+
+def _in_a_namespace(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a network namespace of its own, which ends with it."""
+    return egress_commands.attempt(("unshare", "--net", "sh", "-c", PATH + script))
 
 
 def replacing(text: str, saved: str) -> str:

@@ -151,3 +151,8 @@ def test_rules_that_cannot_be_loaded_are_refused_before_anything_changes(gateway
         with pytest.raises(ProcessFailed, match="NONSENSE"):
             gateway.backend.check(gateway.folder)
         assert gateway.backend.loaded(fence)
+
+
+def test_a_kernel_that_has_all_lacks_nothing(gateway: Gateway) -> None:
+    with gateway.lab.gateway.inside():
+        assert gateway.backend.lacking() == ""
