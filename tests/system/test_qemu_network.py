@@ -31,7 +31,7 @@ from fleet_core.machines import MachineSpec, Network
 from fleet_machines import providers
 from fleet_machines.provider import Job
 
-pytestmark = pytest.mark.timeout(3 * BOOT)
+pytestmark = pytest.mark.timeout(4 * BOOT)
 
 NAME, BRIDGE = "agent-1", "fleet0"
 ADDRESS, ADDRESS6 = "192.168.100.50", "fd00:100::50"
@@ -83,7 +83,7 @@ class Inside:
     mac: str
 
     def run(self, script: str) -> str:
-        ran = self.provider.run(NAME, script, Job.lasting(120))
+        ran = self.provider.run(NAME, script, Job.lasting(BOOT))
         assert ran.code == 0, ran
         return str(ran.stdout)
 
@@ -138,7 +138,7 @@ def inside(vms: Machines, golden: Image) -> Iterator[Inside]:
         networks = (Network(BRIDGE, mac, "dhcp"),)
         spec = MachineSpec(NAME, "qemu", str(disk), cpu=2, project="shop", networks=networks, user_data=vms.user_data())
         try:
-            provider.create(spec, Job.lasting(BOOT))
+            provider.create(spec, Job.lasting(2 * BOOT))
             found.apply()  # its interface is known now
             _prepare(found)
             yield found
