@@ -165,6 +165,8 @@ class Host:
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(self.lab.folder / "id_ed25519"),
             "ansible_ssh_common_args": shlex.join([word for option in options for word in ("-o", option)]),
+            # Labs have the same addresses: ssh must not reach a host of another one over a connection that is kept.
+            "ansible_control_path": f"%(directory)s/lab-{self.lab.folder.name}-%%C",
             "ansible_python_interpreter": "/usr/bin/python3",
         }
 
