@@ -59,12 +59,9 @@ def test_quic_and_ping_are_open_where_a_grant_names_them(exact: bool) -> None:
 
 
 def test_many_ports_are_several_rules_of_at_most_fifteen_numbers() -> None:
-    ports = tuple((port, port + 1) for port in range(1000, 1040, 4)) + ((22, 22),)
-    found = [
-        rule
-        for rule in rules(Scope("default", "allowlist", (Grant("aa", ("a.org",), ports=ports),)))
-        if INTERNET in rule
-    ]
+    ports = (*((port, port + 1) for port in range(1000, 1040, 4)), (22, 22))
+    scope = Scope("default", "allowlist", (Grant("aa", ("a.org",), ports=ports),))
+    found = [rule for rule in rules(scope) if INTERNET in rule]
     texts = [rule.rpartition("dport ")[2] for rule in found]
     assert sorted(len(text.replace(":", ",").split(",")) for text in texts) == [7, 14]
 
