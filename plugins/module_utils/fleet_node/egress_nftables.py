@@ -166,7 +166,9 @@ def _unused(table: Table) -> str:
     names = table.names()
     gone = [(kind, one["name"]) for kind, one in _terse(table) if kind in names and one["name"] not in names[kind]]
     gone.sort(key=lambda pair: _KINDS.index(pair[0]))
-    return "".join(f"delete {kind} {table.where} {name}\n" for kind, name in gone)
+    # They may lead to one another, as those of an older version do: first no rule and no verdict is left in them.
+    emptied = "".join(f"flush {kind} {table.where} {name}\n" for kind, name in gone if kind in ("chain", "map"))
+    return emptied + "".join(f"delete {kind} {table.where} {name}\n" for kind, name in gone)
 
 
 def _terse(table: Table) -> Listing:

@@ -255,6 +255,25 @@ def test_the_other_backend_takes_over(product: Product, field: Field) -> None:
     assert opened["lost"] == 0, opened
 
 
+OLDER = """
+add chain inet fleet_egress old-b
+add chain inet fleet_egress old-a
+add rule inet fleet_egress old-a jump old-b
+add map inet fleet_egress old-map { type ipv4_addr : verdict; elements = { 10.0.0.1 : goto old-a } ; }
+add rule inet fleet_egress old-b ip saddr vmap @old-map
+"""
+
+
+def test_an_older_version_left_other_chains(product: Product, field: Field) -> None:
+    """Another version of the product has left chains that lead to one another: the next load replaces them."""
+    if field.backend == "nftables":
+        product.lab.gateway.run("nft", "-f", "-", stdin=OLDER)
+    load(product, field)
+    with product.lab.gateway.inside():
+        assert egress_backends.backend(field.backend).loaded(product.fence)
+    assert "old-" not in product.lab.gateway.run("nft", "list", "ruleset").stdout
+
+
 @pytest.mark.parametrize("backend", attacks.BACKENDS)
 def test_a_reboot(backend: str) -> None:
     """The host boots: rules stand before the bridges do, and before fleetd; then names are answered again."""
