@@ -284,8 +284,8 @@ class Engine:
     def _serve(self, record: Record, wanted: Wanted, drifted: bool) -> Change:
         try:
             change = self.services.bring(wanted.items)
-        except Unavailable as error:
-            raise Unavailable(f"the rules are in force, but nothing answers names: {error.message}") from error
+        except FleetError as error:
+            raise type(error)(f"the rules are in force, but not all of their processes run: {error.message}") from error
         if change.changed:
             self.services.await_resolvers(wanted.fence)
         self.step("served")

@@ -12,7 +12,9 @@ import inspect
 import os
 import pkgutil
 import pwd
+import secrets
 import shutil
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,6 +49,7 @@ USER = "proxy"
 LOG = "proxy.log"
 _CERTIFICATE = "proxy.pem"
 _SQUID_LOG, _READY = "squid.log", b"Accepting "
+_LONGEST_LOG = 64 * 1024 * 1024
 _RELOADED = 5.0  # seconds within which squid reads its configuration again
 _TRUSTED = "/etc/ssl/certs/ca-certificates.crt"
 # What the folder of mitmproxy holds: name there -> name in a generation.
@@ -152,13 +155,8 @@ def publish(store: EgressStore, record: Record) -> None:
     texts.update({"egress_decisions.py": _source(egress_decisions), "addon.py": _addon()})
     folder, user = folder_of(store), _user(USER)
     for name, text in texts.items():
-        path, new = folder / name, folder / f".{name}.{os.getpid()}.new"
-        with contextlib.suppress(OSError):
-            if path.read_text(encoding="utf-8") == text:
-                continue
-        # The folder is the proxy's: nothing that it may have put there is followed.
-        with contextlib.suppress(FileNotFoundError):
-            new.unlink()
+        # The folder is the proxy's: nothing that it may have put there is read or followed.
+        path, new = folder / name, folder / f".{name}.{secrets.token_hex(8)}.new"
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -172,16 +170,24 @@ def publish(store: EgressStore, record: Record) -> None:
 def reload(store: EgressStore, services: Services) -> None:
     """Let squid read its configuration again, and wait until it has."""
     path = folder_of(store) / _SQUID_LOG
-    before = path.stat().st_size if path.exists() else 0
+    before = len(_log_of(path))
     if not services.hang_up([egress_services.PROXY]):
         return
     end = time.monotonic() + _RELOADED
     while time.monotonic() < end:
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            file.seek(before)
-            if _READY in file.read():
-                return
+        if _READY in _log_of(path)[before:]:
+            return
         time.sleep(0.02)
+
+
+def _log_of(path: Path) -> bytes:
+    """Return the end of squid's own log, unless it is something else than a file: its folder is not ours alone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(_LONGEST_LOG) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
 
 
 def remove(store: EgressStore) -> None:

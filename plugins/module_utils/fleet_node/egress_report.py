@@ -140,7 +140,7 @@ def _scopes(declaration: Declaration, live: tuple[Live, ...], fence: Fence, reco
                 "machines": sorted({guest.name for guest in guests}),
                 "presets": list(dict.fromkeys(one.value for one in policy.presets)),
                 "allow": [one.shown() for one in policy.allow] if scope.mode != "locked" else [],
-                "deny": [one.shown() for one in policy.deny],
+                "deny": [one.shown().replace(one.text, one.target, 1) for one in policy.deny],
             }
         )
     return found

@@ -36,6 +36,7 @@ from .egress_services import Item
 from .egress_store import EgressStore, Record
 
 FIRST_PORT, LAST_PORT = 15300, 16299  # of resolvers: below the ports that this host's own connections begin from
+REMEMBERED = 1000  # cards that are gone, whose addresses are the last to be given out again
 _RESOLVERS = "/etc/resolv.conf"
 _BOOT = "#!/bin/sh\n# Loads the rules of the network policy. Written by fleet: changes are lost.\nset -eu\n"
 
@@ -125,7 +126,11 @@ def recorded_live(record: Record) -> tuple[Live, ...]:
 def placed_machines(declaration: Declaration, known: Mapping[str, Any]) -> tuple[Declaration, dict[str, Any]]:
     """Return the declaration with an address for each machine, and the addresses that were given out."""
     placed = egress_addresses.allocate(declaration, known)
-    return placed, egress_addresses.given_out(placed, known)
+    given = egress_addresses.given_out(placed, known)
+    gone = sorted(set(given) - {guest.mac for guest in placed.machines})
+    for mac in gone[REMEMBERED:]:
+        del given[mac]
+    return placed, given
 
 
 def _compiled(
