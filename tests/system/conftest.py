@@ -33,10 +33,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     # The lab of tests/system/network is another: namespaces, and no host.
-    hosted = (item for item in session.items if NETWORK not in item.path.parents)
+    hosted = [item for item in session.items if NETWORK not in item.path.parents]
     used = {name for item in hosted for name in getattr(item, "fixturenames", ())}
     if "lab" in used and why_not() is None:
-        for name in SUITES:
+        more = {name for item in hosted for name in getattr(getattr(item, "module", None), "IMAGES", ())}
+        for name in (*SUITES, *sorted(more)):
             ensure_image(name)
     if used & set(fixtures.NAMES) and machines.why_not() is None:
         with contextlib.suppress(FleetError):  # the fixture says it again, to the test that needs it

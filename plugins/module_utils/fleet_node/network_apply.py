@@ -240,7 +240,7 @@ class HostNetwork:
             seconds=seconds,
             files=tuple(files),
             reload=(*stops, *planned.stack.at_boot) if idle else undo,
-            at_boot=planned.stack.at_boot,
+            at_boot=(*planned.stack.at_boot, *(("systemctl", "--no-reload", "disable", unit) for unit in idle)),
             links=tuple(_saved_link(name, found.get(name)) for name in (*names, *ports)),
             addresses=_saved_addresses(found),
             strange=_strange(planned.wanted, found),
