@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import egress_foreign_rules as foreign
-from .egress_foreign_rules import DROP, Base, Packet
+from .egress_foreign_rules import DROP, OURS, Base, Packet
 from .fences import Bridge, Fence
 
-OURS = ("fleet_", "FLEET-")
 ELSEWHERE = "fleet-elsewhere"  # stands for any interface that is no bridge of ours
 _FAMILIES = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}
 # What is wrong if it is 1, and why.

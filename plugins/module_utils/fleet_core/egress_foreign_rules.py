@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import InvalidInput
 
+OURS = ("fleet_", "FLEET-")  # tables and chains
 ACCEPT, DROP, RETURN = "accept", "drop", "return"
 _DEPTH = 16  # of jumps, as the kernel allows them
 _HOOKS = {"INPUT": "input", "FORWARD": "forward"}
@@ -78,6 +79,8 @@ class Base:
         for rule in self.chains.get(name, ()) if depth < _DEPTH else ():
             if not rule.verdict or not all(match.holds(packet) for match in rule.matches):
                 continue
+            if rule.target.startswith(OURS):
+                return ACCEPT  # what comes so far in the backend iptables is judged by our own chain
             if rule.verdict in ("jump", "goto"):
                 found = self._walk(rule.target, packet, depth + 1)
                 if found or rule.verdict == "goto":

@@ -106,18 +106,6 @@ def table_by_name(fence: Fence) -> Table:
     )
 
 
-def arrival_table(fence: Fence) -> Table:
-    """Return a table of arrival_chains() for who judges packets by other means than nftables; see table()."""
-    return Table(
-        "inet",
-        TABLE,
-        chains=(*arrival_chains(fence), Chain("spoof", tuple(spoof(fence, DENIED)))),
-        sets=(held(fence),),
-        counters=(DENIED,),
-        limits=((limit(fence, NOBODY), rate(fence)),) if fence.log_rate else (),
-    )
-
-
 def arrival_chains(fence: Fence) -> tuple[Chain, ...]:
     """Return the chains in which packets with a machine's MAC end if they did not come over its port.
 

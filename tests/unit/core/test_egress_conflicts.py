@@ -94,6 +94,13 @@ def test_rules_of_iptables_legacy_can_help_too() -> None:
     assert conflicts(ONE, saved=[("ip", text)]) == []
 
 
+def test_what_our_own_rules_of_iptables_accept_first_is_in_nobodys_way() -> None:
+    rules = "*filter\n:FORWARD DROP [0:0]\n{}\nCOMMIT\n"
+    others, ours = "-A FORWARD -i vmbr1 -j DROP", "-A FORWARD -j FLEET-JUDGED"
+    assert conflicts(ONE, saved=[("ip", rules.format(f"{ours}\n{others}"))]) == []
+    assert conflicts(ONE, saved=[("ip", rules.format(f"{others}\n{ours}"))]) != []
+
+
 QUIET = [
     ("nothing", ruleset()),
     ("a policy of accept", ruleset(chain("f"), rule("f", iif("eth0"), DROP))),
