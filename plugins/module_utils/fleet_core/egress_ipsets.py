@@ -25,7 +25,6 @@ MOST_NAMES, MOST_NETWORKS, MOST_GUESTS = 65536, 1048576, 65536
 SMALL = "hashsize 64"  # to begin with: most sets stay as small, and there may be thousands
 NOMATCH = " nomatch"
 _WORDS = {4: "inet", 6: "inet6"}
-_BESIDE = "fleet_t"  # exists for the moment of a swap
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
@@ -56,13 +55,15 @@ def lines_of(one: AddressSet) -> list[str]:
         return [create]
     if one.counted:
         return [create, *(f"add {one.name} {element} -exist" for element in one.elements)]
+    # Named by what it can be swapped with: one that is left by a process that was killed must not be in the way.
+    beside = f"fleet_t{digits(one.options)}"
     return [
         create,
-        f"create {_BESIDE} {one.options} -exist",
-        f"flush {_BESIDE}",
-        *(f"add {_BESIDE} {element}" for element in one.elements),
-        f"swap {_BESIDE} {one.name}",
-        f"destroy {_BESIDE}",
+        f"create {beside} {one.options} -exist",
+        f"flush {beside}",
+        *(f"add {beside} {element}" for element in one.elements),
+        f"swap {beside} {one.name}",
+        f"destroy {beside}",
     ]
 
 

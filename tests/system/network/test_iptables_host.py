@@ -153,6 +153,23 @@ def test_rules_that_cannot_be_loaded_are_refused_before_anything_changes(gateway
         assert gateway.backend.loaded(fence)
 
 
+def test_a_load_that_was_killed_is_repaired_by_the_next(gateway: Gateway) -> None:
+    """Wherever it ended: only the sets, the frames too, or one family of the rules."""
+    lab = gateway.lab
+    fence = fence_of(lab, scope("allowlist"))
+    other = fence_of(lab, scope("strict"))
+    gateway.load(other)
+    gateway.write(fence)
+    sets = (gateway.folder / "egress.ipset").read_text(encoding="utf-8").splitlines()
+    for end in (line for line, text in enumerate(sets) if text.startswith("flush")):
+        lab.gateway.run("ipset", "restore", stdin="\n".join(sets[: end + 1]) + "\n")
+    gateway.load(fence)
+    assert "fleet_t" not in lab.gateway.run("ipset", "list", "-n").stdout
+    lab.gateway.run("nft", "-f", str(gateway.folder / "egress-bridge.nft"))
+    lab.gateway.run(gateway.backend.tool(4, "restore"), "--noflush", stdin="*mangle\n:FLEET-OUT - [0:0]\nCOMMIT\n")
+    gateway.load(other)
+
+
 def test_a_kernel_that_has_all_lacks_nothing(gateway: Gateway) -> None:
     with gateway.lab.gateway.inside():
         assert gateway.backend.lacking() == ""

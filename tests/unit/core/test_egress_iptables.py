@@ -161,13 +161,14 @@ def test_learned_sets_are_made_and_never_touched() -> None:
 
 def test_a_set_is_filled_beside_and_swapped_in() -> None:
     one = AddressSet("fleet_x", "hash:ip family inet", ("192.0.2.1",))
+    beside = f"fleet_t{egress_ipsets.digits(one.options)}"
     assert egress_ipsets.lines_of(one) == [
         "create fleet_x hash:ip family inet -exist",
-        "create fleet_t hash:ip family inet -exist",
-        "flush fleet_t",
-        "add fleet_t 192.0.2.1",
-        "swap fleet_t fleet_x",
-        "destroy fleet_t",
+        f"create {beside} hash:ip family inet -exist",
+        f"flush {beside}",
+        f"add {beside} 192.0.2.1",
+        f"swap {beside} fleet_x",
+        f"destroy {beside}",
     ]
 
 
