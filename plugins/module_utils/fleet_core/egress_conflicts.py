@@ -14,6 +14,11 @@ from .egress_foreign_rules import DROP, OURS, Base, Packet
 from .fences import Bridge, Fence
 
 ELSEWHERE = "fleet-elsewhere"  # stands for any interface that is no bridge of ours
+# The tables of frames of each backend, and those that the kernel only takes with nft_meta_bridge.
+FRAMES = (
+    ("bridge fleet_egress", "bridge fleet_egress_bridges"),
+    ("bridge fleet_frames", "bridge fleet_frames_strangers"),
+)
 _FAMILIES = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}
 # What is wrong if it is 1, and why.
 SWITCHES = {
@@ -71,6 +76,7 @@ def conflicts(
         "what a policy closes later stays open until they end; take its flow statements out"
         for table in foreign.offloads(ruleset)
     ]
+    found += list(_of_strangers(fence, foreign.tables(ruleset)))
     found += list(_of_ports(fence, uplinks or {}))
     found += list(_of_switches(switches or {}))
     return list(dict.fromkeys(found))
@@ -136,6 +142,16 @@ def _owner(base: Base) -> Owner:
     if base.hook == "forward" and "DOCKER-USER" in names:
         return DOCKER
     return UFW if any(name.startswith(("ufw-", "ufw6-")) for name in names) else SOMEBODY
+
+
+def _of_strangers(fence: Fence, tables: set[str]) -> Iterator[str]:
+    """Only by bridges' names can the kernel close ports that no machine has; else those of machines must be known."""
+    loose = [guest.name for guest in fence.guests if not guest.port]
+    if loose and any(frames in tables and strangers not in tables for frames, strangers in FRAMES):
+        yield (
+            f"machines {', '.join(loose)}: expected their ports in the policy, or a kernel with nft_meta_bridge, found "
+            "neither: who is no machine of the policy can send frames to them; name their ports, or load the module"
+        )
 
 
 def _of_ports(fence: Fence, uplinks: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -111,6 +111,12 @@ def of_nft(text: str) -> list[Base]:
     return bases
 
 
+def tables(text: str) -> set[str]:
+    """Return the tables of `nft -j list ruleset` as "FAMILY NAME"."""
+    found = (row["table"] for row in json.loads(text or '{"nftables": []}')["nftables"] if "table" in row)
+    return {f"{one['family']} {one['name']}" for one in found}
+
+
 def offloads(text: str) -> list[str]:
     """Return the tables of `nft -j list ruleset` whose rules let connections go round all rules (flowtables)."""
     found = []

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -175,6 +176,18 @@ def test_connections_that_go_round_all_rules_are_named() -> None:
     assert sentence.startswith(
         "flowtable of the table inet t: expected none, found rules that let connections go round"
     )
+
+
+def test_machines_without_a_port_need_a_kernel_that_knows_bridges() -> None:
+    ours = {"table": {"family": "bridge", "name": "fleet_egress"}}
+    by_name = {"table": {"family": "bridge", "name": "fleet_egress_bridges"}}
+    (sentence,) = conflicts(ONE, ruleset(ours))
+    assert sentence.startswith(
+        "machines web-1, web-2, open-1, strict-1, locked-1: expected their ports in the policy, or"
+    )
+    assert conflicts(ONE, ruleset(ours, by_name)) == []
+    held = ONE.evolve(guests=tuple(replace(guest, port=f"tap-{guest.name}") for guest in ONE.guests))
+    assert conflicts(held, ruleset(ours)) == []
 
 
 def test_ports_that_lead_out_and_switches_are_named() -> None:
