@@ -371,6 +371,32 @@ def test_kills_at_any_moment_never_open_anything(lab: Lab, product: Product, nam
     assert trying.tried > 5
 
 
+def test_the_command_line_changes_what_is_in_force(lab: Lab, product: Product) -> None:
+    product.apply(wanted(lab, "allowed.example:any"))
+    fleet = [
+        *lab.gateway.words,
+        str(Path(sys.executable).with_name("fleet")),
+        "--state-dir",
+        str(product.folder),
+        "egress",
+    ]
+
+    def run(*words: str) -> str:
+        done = subprocess.run([*fleet, *words], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run("allow", "cdn-allowed.example:any", "--machine", "web-1", "--for", "10m").startswith(
+        "Open for machine web-1"
+    )
+    assert opens(lab, "cdn-allowed.example")
+    assert not opens(lab, "cdn-allowed.example", machine="web-2")
+    assert "allow cdn-allowed.example:any for machine-web-1 until" in run("show", "--machine", "web-1")
+    assert run("forget", "--machine", "web-1").startswith("Taken back: Open for machine web-1")
+    assert not opens(lab, "cdn-allowed.example")
+    assert json.loads(run("--json"))["loaded"] is True
+
+
 def test_denials_are_told_with_the_name_of_the_machine(lab: Lab, product: Product) -> None:
     product.apply(wanted(lab, "allowed.example:any"))
     product.fleet.call("processes.start", ids=["egress-watch"])
