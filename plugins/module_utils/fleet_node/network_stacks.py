@@ -231,7 +231,8 @@ class NetworkManager:
                 self._up(network_networkmanager.connection_id(one.name, port))
 
     def undo(self, bridges: Sequence[HostBridge], ports: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        before, after = [], []
+        before: list[tuple[str, ...]] = []
+        after: list[tuple[str, ...]] = []
         for port in ports:
             done = attempt(["nmcli", "-g", "GENERAL.STATE,GENERAL.CON-UUID", "device", "show", port], seconds=QUICK)
             state, _newline, uuid = done.stdout.strip().partition("\n")
@@ -242,7 +243,8 @@ class NetworkManager:
                 after.append(("nmcli", "--wait", "15", "connection", "up", "uuid", uuid))
         for one in bridges:
             uuid = network_networkmanager.connection_uuid(network_networkmanager.connection_id(one.name))
-            after.append(("nmcli", "--wait", "10", "connection", "up", "uuid", uuid))
+            again = f"nmcli device reapply {one.name} || nmcli --wait 10 connection up uuid {uuid}"
+            after.append(("sh", "-c", again))
         return (*before, ("nmcli", "connection", "reload"), *after)
 
     @staticmethod

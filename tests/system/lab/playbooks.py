@@ -31,8 +31,6 @@ def play(host: Host, playbook: str | list[dict[str, Any]], *options: str, check:
             playbook = str(Path(scratch, "play.yml"))
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(inventory), *options, playbook]
         env = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-        # Connections that stay open are found by address, and hosts of other labs have the same ones.
-        env["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(host.lab.folder / "cp")
         done = subprocess.run(
             command, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
