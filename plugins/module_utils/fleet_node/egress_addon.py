@@ -31,8 +31,12 @@ else:
     try:
         from egress_decisions import WEB_PORTS, Policy, as_address, as_host, loggable, mismatch
         from mitmproxy import ctx, http
-    except ImportError:  # elsewhere than in mitmproxy, this file is only copied
+    except ImportError:  # elsewhere than in mitmproxy, this file is copied and tested
         ctx = http = None
+        try:
+            from ..fleet_core.egress_decisions import WEB_PORTS, Policy, as_address, as_host, loggable, mismatch
+        except ImportError:
+            from fleet_core.egress_decisions import WEB_PORTS, Policy, as_address, as_host, loggable, mismatch
 
 TICK = 1.0  # seconds between looks at connections that say nothing
 LARGEST_REFUSED = 65536  # bytes of a body that is read to its end before the refusal
@@ -56,7 +60,7 @@ class PolicyFile:
                 with open(self._path, encoding="utf-8") as file:
                     self._policy = Policy(json.load(file))
                 self._seen = seen
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except Exception:
             self._seen, self._policy = (0, 0, 0), Policy()
         return self._policy
 
@@ -149,12 +153,14 @@ class Addon:
 
     # -- connections ----------------------------------------------------------------------------------------------
 
+    # mitmproxy goes on when a hook raises. So each of these first closes what it may open at its end.
+
     def client_connected(self, client: Any) -> None:
+        client.error = "this is no machine of the policy"
         source = client.peername[0]
-        if not self.policy.guest(source):
-            client.error = "this is no machine of the policy"
-            return
-        self._clients[client.id] = Client(source)
+        if self.policy.guest(source):
+            self._clients[client.id] = Client(source)
+            client.error = None
 
     def client_disconnected(self, client: Any) -> None:
         self._clients.pop(client.id, None)
@@ -168,6 +174,7 @@ class Addon:
 
     async def server_connect(self, data: Any) -> None:
         """Resolve the name ourselves, look at what it leads to, and connect to exactly that."""
+        data.server.error = "the policy could not be asked"
         host, port = as_host(data.server.address[0]), int(data.server.address[1])
         client = self._clients.get(data.client.id)
         reason = client.cut if client else "this is no machine of the policy"
@@ -179,6 +186,7 @@ class Addon:
             return
         self._asked[id(data.server)] = data.server.address
         data.server.address = (address, port)
+        data.server.error = None
 
     async def _resolved(self, source: str, host: str, port: int) -> tuple[str, str]:
         """Return why a host is not connected to, and the address that is."""
@@ -204,13 +212,21 @@ class Addon:
     # -- requests -------------------------------------------------------------------------------------------------
 
     def http_connect(self, flow: Any) -> None:
+        flow.response = refused(500, "the policy could not be asked")
         host, port = as_host(flow.request.host), int(flow.request.port)
         reason = self._refusal(flow.client_conn, host, port)
+        flow.response = refused(403, f"{host}:{port}: {reason}") if reason else None
         if reason:
-            flow.response = refused(403, f"{host}:{port}: {reason}")
             self._write(flow.client_conn, host, port, "CONNECT", reason, status=403)
 
     def requestheaders(self, flow: Any) -> None:
+        try:
+            self._requestheaders(flow)
+        except Exception:
+            flow.kill()
+            raise
+
+    def _requestheaders(self, flow: Any) -> None:
         request = flow.request
         host, port = as_host(request.host), int(request.port)
         said = [*request.headers.get_all("host"), *([request.authority] if request.authority else [])]
@@ -257,10 +273,12 @@ class Addon:
     def websocket_message(self, flow: Any) -> None:
         message = flow.websocket.messages[-1]
         flow.websocket.messages.clear()
+        content, message.content = message.content, b""
         if self._refusal(flow.client_conn, as_host(flow.request.host), int(flow.request.port)):
             message.drop()
             self._cut(flow.client_conn.id, "the policy allows it no longer")
             return
+        message.content = content
         sizes = flow.metadata.setdefault("fleet_messages", [0, 0])
         sizes[0 if message.from_client else 1] += len(message.content)
 
@@ -273,17 +291,21 @@ class Addon:
         host, port = flow.server_conn.address or ("", 0)
         if flow.client_conn.tls_established or int(port) in WEB_PORTS:
             flow.metadata["fleet_reason"] = "only HTTP leaves on this port"
-            self._write(flow.client_conn, as_host(str(host)), int(port), "TUNNEL", flow.metadata["fleet_reason"])
             self._cut(flow.client_conn.id, flow.metadata["fleet_reason"])
+            self._write(flow.client_conn, as_host(str(host)), int(port), "TUNNEL", flow.metadata["fleet_reason"])
+        else:
+            flow.metadata["fleet_opened"] = True
 
     def tcp_message(self, flow: Any) -> None:
         message = flow.messages[-1]
-        client = self._clients.get(flow.client_conn.id)
-        if client is None or client.cut:
-            message.content = b""
-        sizes = flow.metadata.setdefault("fleet_messages", [0, 0])
-        sizes[0 if message.from_client else 1] += len(message.content)
         flow.messages.clear()
+        content, message.content = message.content, b""
+        client = self._clients.get(flow.client_conn.id)
+        if client is None or client.cut or "fleet_opened" not in flow.metadata:
+            return
+        message.content = content
+        sizes = flow.metadata.setdefault("fleet_messages", [0, 0])
+        sizes[0 if message.from_client else 1] += len(content)
 
     def tcp_end(self, flow: Any) -> None:
         host, port = flow.server_conn.address or ("", 0)

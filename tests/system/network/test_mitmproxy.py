@@ -348,6 +348,22 @@ def test_a_refused_body_is_not_held_either(proxy: Site) -> None:
     assert not [row for row in proxy.web() if row.get("path") == "/refused"]
 
 
+def test_without_its_addon_it_does_not_run(proxy: Site) -> None:
+    """mitmproxy would let everybody out."""
+    folder = proxy.folder / "alone"
+    folder.mkdir()
+    options = answer((proxy.folder / "config.yaml").read_text())
+    modes = [mode.replace(f":{PORT}", ":3199") for mode in options["mode"]]
+    for text in ("import nothing_of_that_name\n", None):
+        (folder / "config.yaml").write_text(json.dumps({**options, "mode": modes}))
+        if text:
+            (folder / "addon.py").write_text(text)
+        else:
+            (folder / "addon.py").unlink()
+        done = proxy.lab.gateway.run(*egress_mitmproxy.command(mitmdump(), str(folder)), check=False, timeout=30)
+        assert done.returncode != 0
+
+
 def test_a_machine_of_a_locked_scope_gets_nothing(proxy: Site) -> None:
     assert proxy.curl(f"http://allowed.example:{PLAIN}/", machine="db-1")[0] == "403"
 
