@@ -27,7 +27,6 @@ else:
 from . import egress_commands
 
 DNS_PORT = 53
-_AT_ONCE = 200  # deletions of one guest, above which all of its connections go at once
 Learned = Mapping[str, Collection[str]]
 
 

@@ -82,9 +82,12 @@ def wanted(store: EgressStore, fence: Fence, exact: bool = True) -> ProxyWanted:
 def _squid(store: EgressStore, fence: Fence, exact: bool) -> ProxyWanted:
     build = egress_squid.Build((5, 7), True)
     program = SQUID
-    if exact:
+    try:
         build = egress_squid.build(egress_commands.run([SQUID, "-v"]))
         program = egress_commands.find(SQUID)
+    except Unavailable:
+        if exact:
+            raise
     certificate = str(store.folder / _CERTIFICATE) if build.looks_at_tls else ""
     text = egress_squid.configuration(fence, str(folder_of(store)), egress_squid.Settings(USER, certificate))
     argv = [program, "--foreground", "-N", "-f", str(store.applied / SQUID_FILE)]
@@ -95,7 +98,12 @@ def _squid(store: EgressStore, fence: Fence, exact: bool) -> ProxyWanted:
 
 def _mitmproxy(store: EgressStore, fence: Fence, exact: bool) -> ProxyWanted:
     folder = str(folder_of(store))
-    program = egress_commands.find(MITMDUMP) if exact else MITMDUMP
+    try:
+        program = egress_commands.find(MITMDUMP)
+    except Unavailable:
+        if exact:
+            raise
+        program = MITMDUMP
     options = egress_mitmproxy.options(fence, folder, _TRUSTED if os.path.exists(_TRUSTED) else "")
     argv = egress_mitmproxy.command(program, folder, USER)
     # Its addon reads another policy by itself; other options, or another addon, need another process.

@@ -83,7 +83,10 @@ class EgressStore:
                 return self._generation(name)
             except FileNotFoundError as error:  # replaced while it was read
                 missing = error.filename
-        raise StateDamaged(f"{self.applied}: expected a whole generation, found none of {missing}")
+        raise StateDamaged(
+            f"{self.applied}: expected a whole generation, found none of {missing}; remove the link and apply the "
+            "policy again, which forgets live changes"
+        )
 
     def _current(self) -> str:
         try:
@@ -140,6 +143,7 @@ class EgressStore:
                 _write(folder / name, text, 0o700 if name == BOOT else 0o600)
             _sync(folder)
         except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
             raise StateDamaged(f"{folder}: cannot be written: {error.strerror}") from error
         return folder
 
@@ -195,7 +199,8 @@ class EgressStore:
         paths.make_private(self.folder)
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it."""
+        """Remove the folder with all that is in it. First what counts: half a generation would be an error."""
+        self.uncommit("")
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextlib.contextmanager

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fleet_core.egress import Declaration
     from fleet_core.egress_live import Live, live_from_dict
     from fleet_core.egress_notices import notices
-    from fleet_core.errors import Exhausted, FleetError
+    from fleet_core.errors import Exhausted, FleetError, Unavailable
     from fleet_core.fences import Fence
 else:
     try:
@@ -21,14 +21,14 @@ else:
         from ..fleet_core.egress import Declaration
         from ..fleet_core.egress_live import Live, live_from_dict
         from ..fleet_core.egress_notices import notices
-        from ..fleet_core.errors import Exhausted, FleetError
+        from ..fleet_core.errors import Exhausted, FleetError, Unavailable
         from ..fleet_core.fences import Fence
     except ImportError:  # installed as a top-level package
         from fleet_core import egress, egress_addresses, egress_dns, egress_fence
         from fleet_core.egress import Declaration
         from fleet_core.egress_live import Live, live_from_dict
         from fleet_core.egress_notices import notices
-        from fleet_core.errors import Exhausted, FleetError
+        from fleet_core.errors import Exhausted, FleetError, Unavailable
         from fleet_core.fences import Fence
 
 from . import egress_backends, egress_commands, egress_proxies, egress_services
@@ -153,9 +153,12 @@ def _compiled(
 
 def _resolver_files(store: EgressStore, fence: Fence, backend: str, exact: bool) -> dict[str, str]:
     build = egress_dns.DEBIAN_12
-    if exact:
+    try:
         build = egress_dns.build(egress_commands.run(["dnsmasq", "--version"]))
         egress_dns.require(build, backend)
+    except Unavailable:
+        if exact:
+            raise
     found = {
         f"dns-{scope.name}.conf": egress_dns.resolver(fence, scope, backend, str(dns_log(store, scope.name)), build)
         for scope in fence.scopes

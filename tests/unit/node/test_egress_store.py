@@ -106,6 +106,26 @@ def test_a_damaged_generation_is_an_error_that_names_the_file(store: EgressStore
         store.read()
 
 
+def test_removing_begins_with_what_counts(store: EgressStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, FIRST)
+    monkeypatch.setattr("shutil.rmtree", lambda *given, **named: None)  # killed before it could
+    store.remove()
+    assert store.read() == NOTHING
+
+
+def test_a_full_disk_leaves_nothing_behind(store: EgressStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = put(store, FIRST)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StateDamaged, match="cannot be written: No space left"):
+        store.prepare(FIRST)
+    assert [path.name for path in store.folder.glob("applied-*")] == [name]
+    assert store.read().name == name
+
+
 def test_the_lock_is_one_for_all_also_after_the_folder_was_removed(store: EgressStore) -> None:
     other = EgressStore(store.state_dir)
     with store.lock():
