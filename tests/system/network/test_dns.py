@@ -387,6 +387,43 @@ def test_a_flood_of_questions_is_bounded(lab: Lab, backend: str) -> None:
         assert silent.memory() - before < 16 << 20
 
 
+def test_an_open_scope_asks_for_all_but_other_resolvers(lab: Lab, backend: str) -> None:
+    scope = replace(SCOPE, mode="open", resolver_port=15303)
+    make_sets(lab, backend, (WEB, API))
+    lab.internet.records(RECORDS, ttl=1)
+    log = lab.folder / "open.log"
+    text = egress_dns.resolver(fence_of(lab).evolve(scopes=(scope,)), scope, backend, str(log))
+    with running(lab, text, log, "open.conf", port=15303) as found:
+        assert found.ask("forbidden.example").values("A") == [FORBIDDEN4]
+        assert found.ask("allowed.example").values("A") == [ALLOWED4]
+        assert ALLOWED4 in learned(lab, backend, WEB.set_name(4))
+        lab.internet.forget()
+        for name in ("cloudflare-dns.com", "dns.google", "use-application-dns.net", "denied.allowed.example"):
+            assert found.ask(name).code == "NXDOMAIN", name
+            assert not lab.internet.asked(name)
+        assert found.ask("metadata.allowed.example").code == "NXDOMAIN"
+        assert not found.ask("data.allowed.example", "TXT").records
+
+
+def test_a_strict_scope_knows_the_hub_only(lab: Lab, backend: str) -> None:
+    scope = replace(SCOPE, mode="strict", resolver_port=15304)
+    log = lab.folder / "strict.log"
+    text = egress_dns.resolver(fence_of(lab).evolve(scopes=(scope,)), scope, backend, str(log))
+    with running(lab, text, log, "strict.conf", port=15304) as found:
+        lab.internet.forget()
+        assert found.ask("hub.fleet").values("A") == ["10.0.1.20"]
+        for name in ("allowed.example", "forbidden.example", "secret.allowed.example"):
+            assert found.ask(name).code == "REFUSED"
+        assert lab.internet.queries() == []
+
+
+def test_it_is_no_longer_root_once_it_runs(resolver: Resolver) -> None:
+    status = Path(f"/proc/{resolver.process.pid}/status").read_text()
+    assert re.findall(r"^Uid:\s+(\d+)", status, re.MULTILINE) != ["0"]
+    kept = int(re.findall(r"^CapEff:\s+(\w+)", status, re.MULTILINE)[0], 16)
+    assert kept & ~(1 << 12 | 1 << 13 | 1 << 10) == 0  # to change sets, and what binding to interfaces needs
+
+
 def test_a_resolver_waits_for_its_bridge(lab: Lab, backend: str) -> None:
     bridge = Bridge("later0", "192.168.109.1/24", "fd00:109::1/64")
     guest = Guest("later-1", "later0", "52:54:00:00:09:10", "192.168.109.10")
