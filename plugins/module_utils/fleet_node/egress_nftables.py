@@ -223,7 +223,8 @@ def _address(element: Any) -> str:
 def _aged(fence: Fence, there: Mapping[str, Sequence[str]]) -> str:
     """Return the commands that move what was learned to the sets whose elements end, each with a full hour."""
     commands = []
-    for grant in (grant for scope in fence.scopes for grant in scope.grants if grant.names):
+    grants = {grant.key: grant for scope in fence.scopes for grant in scope.grants if grant.names}
+    for grant in grants.values():
         for family in (4, 6):
             new, old = grant.set_name(family), grant.old_set_name(family)
             moved = there.get(new, ())
