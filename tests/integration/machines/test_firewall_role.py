@@ -148,3 +148,11 @@ def test_nodes_of_proxmox_hold_the_machines_that_its_api_tells_with_both_fences(
     assert "put the second fence round machine web-1" in second["actions"]
     assert any("not enforced" in text for text in tasks["Tell what weakens the second fence"]["pve1"]["msg"])
     assert not any(request.method != "GET" for request in host.all_requests())
+
+
+def test_a_host_without_fleetd_shows_what_would_be_done(tmp_path: Path) -> None:
+    require_linux("for network policies")
+    require_root("which the role wants")
+    planned = play(tmp_path / "none", tmp_path)["Put the policy in force"]["localhost"]
+    assert planned["changed"]
+    assert {one["name"] for one in planned["machines"]} == {"web-1", "web-2", "by-hand"}
