@@ -32,7 +32,6 @@ PACKAGES = [
 # Images with more in them, by name: the suite, further packages, and the script that finishes them.
 VARIANTS = {
     "network-debian12": ("bookworm", ["ifupdown2", "netplan.io", "network-manager"], "customize-network"),
-    "network-debian13": ("trixie", ["ifupdown2", "netplan.io", "network-manager"], "customize-network"),
     "firewall-debian13": ("trixie", [], "customize-firewall"),
 }
 
