@@ -8,10 +8,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-TYPES = {
-    **{"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "NULL": 10, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SVCB": 64},
-    **{"HTTPS": 65, "ANY": 255},
-}
+TYPES = {"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "NULL": 10, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SVCB": 64}
+TYPES |= {"HTTPS": 65, "ANY": 255}
 TYPE_NAMES = {number: name for name, number in TYPES.items()}
 RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
 RCODE_NUMBERS = {name: number for number, name in RCODES.items()}
