@@ -129,7 +129,7 @@ def _services(fence: Fence) -> Iterator[tuple[str, int]]:
 
 def _lets_in(base: Base, bridge: Bridge, services: Sequence[tuple[str, int]]) -> bool:
     dhcp = [("udp", 67 if base.family != "ip6" else 547)] if bridge.dhcp else []
-    packets = (Packet(bridge.name, "", "new", protocol, port) for protocol, port in (*services, *dhcp))
+    packets = (Packet(bridge.name, "", "new", protocol, port, "local") for protocol, port in (*services, *dhcp))
     return all(base.verdict(packet) != DROP for packet in packets)
 
 

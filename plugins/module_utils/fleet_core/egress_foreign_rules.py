@@ -25,13 +25,17 @@ _WORDS = {"ACCEPT": ACCEPT, "DROP": DROP, "REJECT": DROP, "RETURN": RETURN}
 
 @dataclass(frozen=True)
 class Packet:
-    """What is asked about a packet. protocol, port: of the destination, empty and 0 for any; state: of conntrack."""
+    """What is asked about a packet. protocol, port: of the destination, empty and 0 for any; state: of conntrack.
+
+    destination: "local" for this host itself, "unicast" for others.
+    """
 
     iifname: str
     oifname: str = ""
     state: str = "new"
     protocol: str = ""
     port: int = 0
+    destination: str = "unicast"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class Match:
         if not found and self.key in ("protocol", "port"):
             return False
         return any(_same(found, value) for value in self.values) is not self.negated
+
+
+# What whoever accepts, or goes no further, by these modules of iptables nearly always asks for.
+_MEANT = {"conntrack": Match("state", ("established",)), "addrtype": Match("destination", ("local",))}
 
 
 @dataclass(frozen=True)
@@ -163,9 +171,9 @@ def _rules(expressions: list[dict[str, Any]]) -> Iterator[Rule]:
         if kind == "match":
             matches.append(_match(value))
         elif kind == "xt" and (value or {}).get("type", "match") == "match":
-            # What iptables has in modules of its own is not shown. Who accepts by conntrack means what is established.
-            known = (value or {}).get("name") == "conntrack" and not drops
-            matches.append(Match("state", ("established",)) if known else Match(""))
+            # What iptables has in modules of its own is not shown: for most of them one can say what is meant.
+            meant = None if drops else _MEANT.get((value or {}).get("name", ""))
+            matches.append(meant or Match(""))
         elif kind == "vmap":
             yield from _mapped(matches, value)
         elif kind in (ACCEPT, DROP, RETURN):
@@ -190,6 +198,8 @@ def _key(left: Any) -> str:
     meta, payload, conntrack = left.get("meta"), left.get("payload"), left.get("ct")
     if meta:
         return _META.get(meta["key"], "")
+    if "fib" in left:
+        return "destination" if left["fib"] == {"result": "type", "flags": "daddr"} else ""
     if payload and payload.get("field") == "dport":
         return "port"  # the protocol stands in a match of its own, or goes without saying
     return "state" if conntrack and conntrack["key"] == "state" else ""
@@ -242,8 +252,10 @@ def _saved_rule(words: list[str]) -> Rule:
         elif word == "--dport":
             low, _colon, high = value.partition(":")
             matches.append(Match("port", ((int(low), int(high or low)),), negated))
+        elif word == "--dst-type":
+            matches.append(Match("destination", (value.lower(),), negated))
         elif word == "-m":
-            if value not in ("conntrack", "tcp", "udp", "comment"):
+            if value not in ("addrtype", "conntrack", "tcp", "udp", "comment"):
                 matches.append(Match(""))
         elif word.startswith("-") and word != "--comment":
             matches.append(Match(""))

@@ -88,6 +88,12 @@ def test_what_the_sentence_says_helps() -> None:
     assert conflicts(ONE, ruleset(*rows[:at], added[0], *rows[at:])) != []
 
 
+@pytest.mark.parametrize("name", ["firewalld-trusted.json", "ufw-allowed.json"])
+def test_what_the_sentence_says_helps_with_others_too(name: str) -> None:
+    """After the commands of the sentence, run with the real firewalld and ufw."""
+    assert conflicts(ONE, recorded(name)) == []
+
+
 def test_rules_of_iptables_legacy_can_help_too() -> None:
     text = recorded("proxmox.save").replace(
         "-A INPUT -j PVEFW-INPUT", "-A INPUT -i vmbr+ -j ACCEPT\n-A INPUT -j PVEFW-INPUT"
@@ -213,6 +219,8 @@ SAVED = [
     ("-A FORWARD -j LOG\n-A FORWARD -g OTHER\n-A OTHER -m comment --comment \"a b\" -j DROP", "drop"),
     ("-A FORWARD -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP", "drop"),
     ("-A FORWARD -s 10.0.0.0/8 -j DROP", "accept"),
+    ("-A FORWARD -m addrtype --dst-type LOCAL -j RETURN\n-A FORWARD -j DROP", "drop"),
+    ("-A FORWARD -m addrtype ! --dst-type LOCAL -j RETURN\n-A FORWARD -j DROP", "accept"),
 ]  # fmt: skip
 
 
