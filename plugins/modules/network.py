@@ -185,12 +185,12 @@ change:
   description: The change that waits, empty for none.
   type: str
   returned: success
-  sample: 3f0a6c1e
+  sample: "3f0a6c1e"
 ends:
   description: When it takes itself back, empty for none.
   type: str
   returned: success
-  sample: 2026-01-31T08:01:00Z
+  sample: "2026-01-31T08:01:00Z"
 stack:
   description: The network stack that was chosen, empty where none was asked.
   type: str
