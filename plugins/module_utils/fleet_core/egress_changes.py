@@ -169,30 +169,34 @@ def forgotten(
     found: dict[str, tuple[str, ...]] = {}
     for scope in new.scopes:
         denied = set(scope.denied_names)
-        above = {part for name in denied for part in _parents(name)}
         for grant in scope.grants:
-            if grant.key not in wanted:
-                continue
-            names = set(grant.names)
-
-            def allowed(address: str, names: set[str] = names, denied: set[str] = denied) -> bool:
-                asked = known.get(address, ())
-                return bool(asked) and all(_below(one, names) and not _below(one, denied) for one in asked)
-
-            for family in (4, 6):
-                kept: set[str] = set()
-                for name in grant.names:
-                    own = name_set(grant, name, family)
-                    those = tuple(learned.get(own, ()))
-                    clean = name not in above and not _below(name, denied)
-                    stays = those if clean else tuple(filter(allowed, those))
-                    kept.update(stays)
-                    found[own] = tuple(one for one in those if one not in stays)
-                for where in (grant.set_name(family), grant.old_set_name(family)):
-                    those = tuple(learned.get(where, ()))
-                    safe = kept if where == grant.set_name(family) else set()
-                    found[where] = tuple(one for one in those if one not in safe and not allowed(one))
+            if grant.key in wanted:
+                for family in (4, 6):
+                    found.update(_forgotten_of(grant, denied, family, learned, known))
     return {name: addresses for name, addresses in found.items() if addresses}
+
+
+def _forgotten_of(
+    grant: Grant, denied: set[str], family: int, learned: Learned, known: Mapping[str, Collection[str]]
+) -> dict[str, tuple[str, ...]]:
+    above, names = {part for name in denied for part in _parents(name)}, set(grant.names)
+    sets = (grant.set_name(family), grant.old_set_name(family), *(name_set(grant, one, family) for one in grant.names))
+    every = {address for name in sets for address in learned.get(name, ())}
+    safe = {
+        address
+        for address in every
+        if known.get(address) and all(_below(one, names) and not _below(one, denied) for one in known[address])
+    }
+    found, kept = {}, set(safe)
+    for name in grant.names:
+        own = name_set(grant, name, family)
+        those = tuple(learned.get(own, ()))
+        stays = safe if name in above or _below(name, denied) else set(those)
+        kept |= stays
+        found[own] = tuple(one for one in those if one not in stays)
+    found[sets[0]] = tuple(one for one in learned.get(sets[0], ()) if one not in kept)
+    found[sets[1]] = tuple(one for one in learned.get(sets[1], ()) if one not in safe)
+    return found
 
 
 def has_new_grants(old: Fence, new: Fence) -> bool:
