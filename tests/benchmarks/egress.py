@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,34 +56,46 @@ table ip plain {
 }
 """
 # Opens connections as fast as it can for a while and prints how many a second, and a second of its processor time, in
-# which the kernel carries the packets to the other end and back. Each ends with a reset, so that no port stays in use.
+# which the kernel carries the packets to the other end and back. Bare ones end at once with a reset, so that no port
+# stays in use; the others make a TLS handshake, as machines do.
 CONNECT = """
-import socket, struct, sys, time
-address, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+import socket, ssl, struct, sys, time
+address, port, seconds, kind = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 linger = struct.pack("ii", 1, 0)
-made, begin = 0, time.perf_counter()
+context = ssl._create_unverified_context()
+made, begin, used = 0, time.perf_counter(), time.process_time()
 while time.perf_counter() < begin + seconds:
-    for turn in range(50):
+    for turn in range(10):
         end = socket.socket()
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         end.connect((address, port))
+        if kind == "tls":
+            end = context.wrap_socket(end)
         end.close()
-    made += 50
-print(made / (time.perf_counter() - begin), made / time.process_time())
+    made += 10
+print(made / (time.perf_counter() - begin), made / (time.process_time() - used))
 """
 LISTEN = """
-import socket, sys
+import socket, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+if len(sys.argv) > 2:
+    context.load_cert_chain(sys.argv[2])
 server = socket.create_server(("", int(sys.argv[1])), backlog=4096)
 while True:
-    server.accept()[0].close()
+    end = server.accept()[0]
+    try:
+        end = context.wrap_socket(end, server_side=True) if len(sys.argv) > 2 else end
+        end.close()
+    except OSError:
+        end.close()
 """
-LISTENER, IPERF = 9001, 5201  # ports
+LISTENER, TLS, IPERF = 9001, 9002, 5201  # ports
 PORTS = (443, 80, 22, 5432, 6379)
 
 
 def rules(number: int = RULES) -> list[tuple[str, int]]:
     """Addresses with ports, five of them as policies have them; the first and the last are of this benchmark."""
-    found = [(SERVER, PORT), (SERVER, LISTENER), (SERVER, IPERF)]
+    found = [(SERVER, PORT), (SERVER, LISTENER), (SERVER, TLS), (SERVER, IPERF)]
     found += [(f"11.{100 + n // 250}.0.{n % 250 + 1}", PORTS[n % len(PORTS)]) for n in range(number - len(found) - 1)]
     return [*found, (SERVER, 5000)]
 
@@ -174,9 +186,10 @@ def servers(lab: Lab) -> Iterator[None]:
     processes = [
         outside.start("iperf3", "--server", "--bind", SERVER, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL),
         outside.start(sys.executable, "-c", LISTEN, str(LISTENER)),
+        outside.start(sys.executable, "-c", LISTEN, str(TLS), str(lab.folder / "server.pem")),
     ]
     try:
-        wanted = {str(IPERF), str(LISTENER)}
+        wanted = {str(IPERF), str(LISTENER), str(TLS)}
         measure.wait_for(
             lambda: wanted <= {line.split()[3].rpartition(":")[2] for line in listening(lab)}, 20, "the servers"
         )
@@ -200,10 +213,11 @@ def throughput(lab: Lab) -> tuple[float, float]:
     return gigabits, gigabits / (float(used["host_total"]) + float(used["remote_total"])) * 100
 
 
-def connections(lab: Lab) -> tuple[float, float]:
-    """New TCP connections a second, and a second of the client's processor time."""
+def connections(lab: Lab, port: int, kind: str) -> tuple[float, float]:
+    """New connections a second, and a second of the client's processor time."""
     web = lab.machines["web-1"].namespace
-    wall, processor = web.run(sys.executable, "-c", CONNECT, SERVER, str(LISTENER), str(SECONDS)).stdout.split()
+    words = (sys.executable, "-c", CONNECT, SERVER, str(port), str(SECONDS), kind)
+    wall, processor = web.run(*words, timeout=SECONDS + 60).stdout.split()
     return float(wall), float(processor)
 
 
@@ -225,7 +239,11 @@ def side(lab: Lab, product: Product, name: str) -> Iterator[None]:
 def compare_traffic(lab: Lab, product: Product) -> None:
     """Print throughput and connections a second of each side, and the ratios to the side without the policy."""
     sides = ("routing", "masquerade", *BACKENDS)
-    kinds = {"throughput": throughput, "new connections": connections}
+    kinds: dict[str, Callable[[Lab], tuple[float, float]]] = {
+        "throughput": throughput,
+        "new TLS connections": lambda lab: connections(lab, TLS, "tls"),
+        "new bare connections": lambda lab: connections(lab, LISTENER, "bare"),
+    }
     found: dict[str, dict[str, list[tuple[float, float]]]] = {name: {kind: [] for kind in kinds} for name in sides}
     product.remove()
     with servers(lab):
@@ -238,11 +256,18 @@ def compare_traffic(lab: Lab, product: Product) -> None:
         name: {kind: tuple(max(column) for column in zip(*pairs, strict=True)) for kind, pairs in one.items()}
         for name, one in found.items()
     }
-    head = ["through the gateway", "Gbit/s", "of processor time", "connections/s", "of processor time"]
+    head = ["through the gateway", "Gbit/s", "TLS connections/s", "bare connections/s"]
     rows = [
-        [name, *(f"{value:.2f}" for value in one["throughput"]), *(f"{v:.0f}" for v in one["new connections"])]
+        [
+            name,
+            *(
+                f"{wall:.{digits}f} ({processor:.{digits}f})"
+                for digits, (wall, processor) in zip((2, 0, 0), one.values(), strict=True)
+            ),
+        ]
         for name, one in best.items()
     ]
+    print("egress: in brackets: for each second of processor time")
     print(measure.table(head, rows))
     for name in BACKENDS:
         for kind in kinds:
