@@ -221,6 +221,10 @@ class NetworkManager:
 
     def apply(self, bridges: Sequence[HostBridge]) -> None:
         start(self.services)
+        for _half_second in range(30):  # a NetworkManager that has just started does not know its own objects yet
+            if attempt(["nmcli", "connection", "reload"], seconds=QUICK).returncode == 0:
+                break
+            time.sleep(0.5)
         run(["nmcli", "connection", "reload"], seconds=QUICK)
         for one in bridges:
             # To activate a connection anew would make another bridge, and guests' interfaces would lose theirs.
