@@ -152,6 +152,9 @@ def _services(fence: Fence) -> Iterator[str]:
 def _from_guest(fence: Fence) -> Iterator[str]:
     yield "ct state invalid goto quiet"
     yield "exthdr rt exists goto spoof"
+    if any(frames.peers(fence)):
+        # Where br_netfilter is on, what peers find each other by comes here too. No router passes it on.
+        yield f"iifname . oifname @loops {frames.SOLICITED} accept"
     if scopes.timed(fence):
         yield "ct mark vmap @timed"
     for family in FAMILIES:
@@ -214,6 +217,8 @@ def _sets(fence: Fence) -> Iterator[NamedSet]:
         )
         yield from _guest_sets(fence, family)
     yield frames.held(fence)
+    names = interfaces(bridge.name for bridge in fence.bridges)
+    yield NamedSet("loops", "type ifname . ifname", tuple(key(name, name) for name in names))
     yield NamedSet(
         "timed",
         "type mark : verdict",

@@ -40,6 +40,7 @@ CLIENT = "@th,288,48"  # the MAC that a DHCP client asks for
 WITHOUT_ADDRESS6 = "ip6 saddr :: icmpv6 type { nd-router-solicit, mld2-listener-report }"
 PROBE6 = "ip6 saddr :: icmpv6 type nd-neighbor-solicit"  # so that nobody can claim what the gateway is about to use
 PROBE = "arp operation request arp saddr ip 0.0.0.0"
+SOLICITED = "icmpv6 type nd-neighbor-solicit ip6 daddr ff02::1:ff00:0/104"
 TARGET = "@th,64,128"  # of a neighbour solicitation or advertisement
 TARGET_IS_LINK_LOCAL = "@th,64,10 0x3fa"
 
@@ -251,7 +252,7 @@ def _between() -> Iterator[str]:
         yield f"{ends} @peers{family} goto peers"
     yield "arp saddr ip . arp daddr ip @arp_pairs arp operation request ether daddr ff:ff:ff:ff:ff:ff accept"
     yield "ether saddr . ether daddr . arp saddr ip . arp daddr ip @peers4 accept"
-    yield f"icmpv6 type nd-neighbor-solicit ip6 daddr ff02::1:ff00:0/104 ip6 saddr . {TARGET} @nd_pairs accept"
+    yield f"{SOLICITED} ip6 saddr . {TARGET} @nd_pairs accept"
     yield f"{UNICAST} goto peer"
     yield "drop"  # what is sent to all does not reach the other machines, which is nothing to count
 

@@ -181,6 +181,23 @@ def test_peers_talk_and_nobody_else(gateway: Gateway) -> None:
     assert not opens(lab.machines["db-1"], "tcp", address=web.guest.address4, port=8080)
 
 
+def test_peers_talk_and_nobody_else_where_br_netfilter_is_on(gateway: Gateway) -> None:
+    """As Docker and the Proxmox firewall leave it: frames between machines go through the rules for routing too."""
+    switches = Path("/proc/sys/net/bridge")
+    if not switches.is_dir():
+        pytest.skip("br_netfilter is needed, and this kernel does not have it loaded")
+    names = [f"net__bridge__bridge-nf-call-{name}" for name in ("iptables", "ip6tables", "arptables")]
+    gateway.lab.gateway.sysctl(**dict.fromkeys(names, 1))
+    try:
+        test_peers_talk_and_nobody_else(gateway)
+        test_packets_go_where_the_fence_means_them_to(gateway, "allowlist")
+        with gateway.lab.gateway.inside():
+            found = conflicts(fence_of(gateway.lab, scope("open")))
+        assert [sentence.partition(":")[0] for sentence in found] == [name.replace("__", ".") for name in names]
+    finally:
+        gateway.lab.gateway.sysctl(**dict.fromkeys(names, 0))
+
+
 # Names of scopes' resolvers, DNS
 
 

@@ -204,6 +204,11 @@ def test_ports_that_lead_out_and_switches_are_named() -> None:
     assert switch.startswith("net.bridge.bridge-nf-call-iptables: expected 0, found 1: IPv4 frames between the ports")
 
 
+def test_the_firewall_of_proxmox_may_have_its_switches() -> None:
+    found = conflicts(ONE, recorded("proxmox.json"), switches={"bridge-nf-call-iptables": "1\n"})
+    assert [sentence.partition(":")[0] for sentence in found] == ["the Proxmox firewall (table ip filter, chain INPUT)"]
+
+
 def test_jumps_that_never_end_end() -> None:
     rows = [chain("f"), rule("f", {"jump": {"target": "f"}}), rule("f", DROP)]
     (base,) = of_nft(ruleset(*rows))
