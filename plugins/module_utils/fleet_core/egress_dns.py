@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .egress_names import covered as is_covered
-from .egress_names import parents
+from .egress_names import covered, parents
 from .egress_networks import without
 from .egress_presets import DOH_NAMES
 from .errors import InvalidInput, Unavailable
@@ -143,32 +142,43 @@ def _names(fence: Fence, scope: Scope, backend_name: str) -> list[str]:
     """Upstreams and sets of each name that is allowed; for the mode open, upstreams of all others but those of DoH."""
     if scope.mode in ("strict", "locked"):
         return []
-    names = sorted({name for grant in scope.grants for name in grant.names if not _below(name, scope.denied_names)})
-    lines = []
+    denied = frozenset(scope.denied_names)
+    grants: dict[str, list[Grant]] = {}
+    for grant in scope.grants:
+        for name in grant.names:
+            if not covered(name, denied):
+                grants.setdefault(name, []).append(grant)
+    allowed, names = frozenset(grants), sorted(grants)
     if scope.mode == "open":
-        lines += [f"server={upstream}" for upstream in fence.upstreams]
-        closed = {*scope.denied_names, *(name for name in DOH_NAMES if not _below(name, names))}
-        lines += [
-            f"server=/{name}/{upstream}" for name in names if _below(name, closed) for upstream in fence.upstreams
-        ]
+        closed = denied | {name for name in DOH_NAMES if not covered(name, allowed)}
+        asked = [name for name in names if covered(name, closed)]
+        lines = [f"server={upstream}" for upstream in fence.upstreams]
+        lines += [f"server=/{name}/{upstream}" for name in asked for upstream in fence.upstreams]
         lines += [f"local=/{name}/" for name in sorted(closed)]
     else:
-        lines += [f"server=/{name}/{upstream}" for name in names for upstream in fence.upstreams]
+        lines = [f"server=/{name}/{upstream}" for name in names for upstream in fence.upstreams]
         # "#" means the servers for all names, and there are none: REFUSED.
-        lines += [f"server=/{name}/#" for name in sorted(scope.denied_names) if _below(name, names)]
-    return [*lines, *(_sets(scope, name, backend_name) for name in names)]
+        lines += [f"server=/{name}/#" for name in sorted(denied) if covered(name, allowed)]
+    return [*lines, *(_sets(scope, name, grants, backend_name) for name in names)]
 
 
-def _sets(scope: Scope, name: str, backend_name: str) -> str:
-    """Return the line that feeds the sets of every grant that covers a name: dnsmasq uses the longest name's only."""
-    covering = [(grant, covered) for grant in scope.grants for covered in _covering(grant, name)]
-    written = [_written(backend_name, grant.set_name(family), family) for grant, ___ in covering for family in (4, 6)]
+def _sets(scope: Scope, name: str, grants: Mapping[str, list[Grant]], backend_name: str) -> str:
+    """Return the line that feeds the sets of every grant that covers a name: dnsmasq uses the longest name's only.
+
+    grants: by their names.
+    """
+    covering: dict[str, tuple[Grant, str]] = {}  # by key: a grant, and its widest name that covers this one
+    for above in reversed(parents(name)):
+        for grant in grants.get(above, ()):
+            covering.setdefault(grant.key, (grant, above))
+    found = list(covering.values())
+    written = [_written(backend_name, grant.set_name(family), family) for grant, ___ in found for family in (4, 6)]
     option = f"{_OPTION[backend_name]}=/{name}/"
     if len(option) + len(",".join(written)) > _LINE:
-        raise InvalidInput(f'name "{name}" of scope "{scope.name}": found in too many grants ({len(covering)})')
+        raise InvalidInput(f'name "{name}" of scope "{scope.name}": found in too many grants ({len(found)})')
     # What tells how to forget one name is left out first where a line is full, of grants that end by themselves.
-    for grant, covered in sorted(covering, key=lambda pair: bool(pair[0].until)):
-        ours = [_written(backend_name, name_set(grant, covered, family), family) for family in (4, 6)]
+    for grant, above in sorted(found, key=lambda pair: bool(pair[0].until)):
+        ours = [_written(backend_name, name_set(grant, above, family), family) for family in (4, 6)]
         if len(option) + len(",".join(written + ours)) <= _LINE:
             written += ours
     return option + ",".join(written)
@@ -176,16 +186,6 @@ def _sets(scope: Scope, name: str, backend_name: str) -> str:
 
 def _written(backend_name: str, name: str, family: int) -> str:
     return f"{family}#{TABLE}#{name}" if backend_name == "nftables" else name
-
-
-def _covering(grant: Grant, name: str) -> list[str]:
-    """Return the widest name of a grant that covers this one, or nothing."""
-    known = frozenset(grant.names)
-    return [one for one in reversed(parents(name)) if one in known][:1]
-
-
-def _below(name: str, domains: Iterable[str]) -> bool:
-    return is_covered(name, domains)
 
 
 def _rebinding(fence: Fence, scope: Scope, found: Build) -> list[str]:

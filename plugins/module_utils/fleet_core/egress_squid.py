@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .egress_names import widest
 from .egress_networks import granted_networks, special_networks
 from .egress_presets import DOH4, DOH6, DOH_NAMES
 from .errors import Unavailable
@@ -30,6 +31,9 @@ PLAIN_PORTS = (21, 22, 25, 110, 143, 587, 3306, 5432, 6379, 9418)
 WEB_PORTS = (80, 443, 8000, 8008, 8080, 8443, 8888)
 CONNECTIONS = 512  # of one guest at once
 NAMES_A_LINE = 20
+# Up to so many different names, the name in the greeting must belong to the same one as that of CONNECT; with more of
+# them, to any of the scope's: squid looks for an acl along all of them, and stands still while it reads.
+EXACT_NAMES = 2000
 _VERSION = re.compile(r"^Squid Cache: Version (?P<major>\d+)\.(?P<minor>\d+)", re.MULTILINE)
 # URL-quoted where a guest chose the words, so that each line stays JSON.
 _LOG = (
@@ -242,43 +246,43 @@ def _greetings(fence: Fence) -> list[str]:
         "ssl_bump splice greeting literal",
         "ssl_bump peek greeting",
     ]
-    for name in sorted({name for scope in fence.scopes for name in _named(scope)}):
+    names = sorted({name for scope in fence.scopes for name in _named(scope)})
+    exact = len(names) <= EXACT_NAMES
+    for name in names if exact else ():
         word = _digits(name)
         lines += [f"acl c_{word} dstdomain -n .{name}", f"acl t_{word} ssl::server_name --client-requested .{name}"]
-    lines += [line for scope in fence.scopes for line in _greeted(fence, scope)]
+    lines += [line for scope in fence.scopes for line in _greeted(fence, scope, exact)]
     return [*lines, "ssl_bump terminate all"]
 
 
-def _named(scope: Scope) -> list[str]:
-    return _widest(name for grant in _of_tcp(scope) for name in grant.names)
+def _named(scope: Scope) -> tuple[str, ...]:
+    return widest(name for grant in _of_tcp(scope) for name in grant.names)
 
 
 def _of_tcp(scope: Scope) -> list[Grant]:
     return [grant for grant in scope.grants if grant.protocol in ("tcp", "any")]
 
 
-def _greeted(fence: Fence, scope: Scope) -> list[str]:
+def _greeted(fence: Fence, scope: Scope, exact: bool) -> list[str]:
     ours = f"s_{_digits(scope.name)}"
     if scope.mode == "locked" or not fence.guests_of(scope.name):
         return []
     lines = []
     if scope.denied_names:
-        denied = [f".{name}" for name in _widest(scope.denied_names)]
+        denied = [f".{name}" for name in widest(scope.denied_names)]
         lines += _acl(f"{ours}_hidden ssl::server_name --client-requested", denied)
         lines.append(f"ssl_bump terminate {ours} {ours}_hidden")
-    lines += [f"ssl_bump splice {ours} c_{_digits(name)} t_{_digits(name)}" for name in _named(scope)]
+    if exact:
+        lines += [f"ssl_bump splice {ours} c_{_digits(name)} t_{_digits(name)}" for name in _named(scope)]
+    elif _named(scope):
+        lines += _acl(f"{ours}_seen ssl::server_name --client-requested", [f".{name}" for name in _named(scope)])
+        lines.append(f"ssl_bump splice {ours} {ours}_seen")
     return [*lines, f"ssl_bump splice {ours}"] if scope.mode == "open" else lines
 
 
 def _domains(acl: str, names: Iterable[str]) -> list[str]:
     """-n: an address is not looked up backwards, where its owner could answer with a name that is allowed."""
-    return _acl(f"{acl} dstdomain -n", [f".{name}" for name in _widest(names)])
-
-
-def _widest(names: Iterable[str]) -> list[str]:
-    """Return names that are not below another: squid refuses both in one acl."""
-    found = set(names)
-    return sorted(name for name in found if not any(name.endswith(f".{other}") for other in found))
+    return _acl(f"{acl} dstdomain -n", [f".{name}" for name in widest(names)])  # squid refuses two of one branch
 
 
 def _ranges(ports: Ports) -> list[str]:
