@@ -228,6 +228,8 @@ class HostNetwork:
         ports = sorted({port for one in (*planned.wanted, *planned.was) for port in one.ports})
         names = sorted({one.name for one in (*planned.wanted, *planned.was)})
         idle = [unit for unit in planned.stack.services if not network_stacks.service_is("active", unit)]
+        # A bridge that is deleted and comes back has the kernel's own idea of these.
+        kept = network_links.read_sysctls(network_sysctls.settings(planned.was, Forwarding()))
         undo = planned.stack.undo(planned.was, [port for port in ports if port in found])
         # Who did not run before the change does not run after it is gone.
         sockets = [
@@ -247,7 +249,7 @@ class HostNetwork:
             routes=tuple(
                 (family, network_links.route_words(item)) for family in (4, 6) for item in network_links.routes(family)
             ),
-            sysctls={key: old for key, (old, _new) in planned.sysctls.items()},
+            sysctls={**kept, **{key: old for key, (old, _new) in planned.sysctls.items()}},
         )
 
     def _write(self, planned: Planned) -> None:
