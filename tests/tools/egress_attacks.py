@@ -23,7 +23,7 @@ INTRO = """\
 
 Each row below is tried with real packets, from machines on a real bridge, against the backends nftables and iptables
 and in each mode of a policy: {tries} tries in all. What can is tried without a fence first, where it gets through.
-`make system ARGS='tests/system/network'` does it on your computer, in network namespaces that have no way out.
+`make system ARGS='-k attack'` does it on your computer, in network namespaces that have no way out.
 
 - **closed**: it did not get through; the last column says what stops it.
 - **open**: it gets through in that mode, by nature. The number is that of the reason in [what stays
