@@ -150,15 +150,16 @@ def _services(fence: Fence) -> Iterator[str]:
 
 
 def _from_guest(fence: Fence) -> Iterator[str]:
+    card = "iifname . ether saddr"
     yield "ct state invalid goto quiet"
+    if scopes.timed(fence):
+        yield "ct mark vmap @timed"
+    yield f"{card} . ip saddr vmap @senders4"
     yield "exthdr rt exists goto spoof"
     if any(frames.peers(fence)):
         # Where br_netfilter is on, what peers find each other by comes here too. No router passes it on.
         yield f"iifname . oifname @loops {frames.SOLICITED} accept"
-    if scopes.timed(fence):
-        yield "ct mark vmap @timed"
-    for family in FAMILIES:
-        yield f"iifname . ether saddr . {NETWORK_HEADERS[family]} saddr vmap @senders{family}"
+    yield f"{card} . ip6 saddr vmap @senders6"
     yield "goto spoof"
 
 

@@ -34,6 +34,7 @@ UNICAST = "ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00"
 DENIED = counter(NOBODY, "denied")
 # A bit of the packet's mark between the bridge and the first chain of what is routed: it came over a guest's port.
 HELD = "0x10000000"
+MARKED = f"meta mark set meta mark or {HELD}"
 # What guests send before they have an address.
 DISCOVER = "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67"
 CLIENT = "@th,288,48"  # the MAC that a DHCP client asks for
@@ -138,12 +139,20 @@ def held(fence: Fence) -> NamedSet:
 def _chains(fence: Fence) -> Iterator[Chain]:
     yield Chain(
         "prerouting",
-        (f"iifname @ports meta mark set meta mark or {HELD} goto from-port", "ether saddr @macs goto from-mac"),
+        (
+            *_honest(),
+            f"iifname @ports {MARKED} goto from-port",
+            "ether saddr @macs goto from-mac",
+        ),
         "type filter hook prerouting priority dstnat - 10; policy accept;",
     )
     yield Chain(
         "input",
-        ("iifname @ports goto to-host", "ether saddr @macs goto to-host"),
+        (
+            "meta pkttype host meta protocol != arp accept",
+            "iifname @ports goto to-host",
+            "ether saddr @macs goto to-host",
+        ),
         "type filter hook input priority filter - 5; policy accept;",
     )
     yield Chain(
@@ -158,7 +167,7 @@ def _chains(fence: Fence) -> Iterator[Chain]:
     )
     yield Chain(
         "postrouting",
-        ("oifname @ports goto to-port",),
+        ("oifname . ether daddr . ip daddr @port_bound4 accept", "oifname @ports goto to-port"),
         "type filter hook postrouting priority srcnat - 5; policy accept;",
     )
     yield from _sender_chains("port", "iifname . ")
@@ -170,6 +179,13 @@ def _chains(fence: Fence) -> Iterator[Chain]:
     yield Chain("spoof", tuple(spoof(fence, DENIED)))
     yield Chain("peer", tuple(_peer(fence)))
     yield Chain("quiet", (f'counter name "{DENIED}" drop',))
+
+
+def _honest() -> Iterator[str]:
+    """Yield what nearly all frames of machines end with: one lookup instead of three. It says nothing of its own."""
+    card = "iifname . ether saddr"
+    yield f"ether type ip ip hdrlength 5 {card} . ip saddr @port_bound4 {MARKED} accept"
+    yield f"ether type ip6 meta l4proto {{ tcp, udp }} {card} . ip6 saddr @port_bound6 {MARKED} accept"
 
 
 def _sender_chains(kind: str, where: str) -> Iterator[Chain]:
@@ -186,8 +202,8 @@ def _sender_chains(kind: str, where: str) -> Iterator[Chain]:
     yield Chain(
         f"ip-{kind}",
         (
-            "ip hdrlength > 5 ip protocol != igmp goto spoof",
-            f"{card} . ip saddr @{kind}_bound4 accept",
+            f"ip hdrlength 5 {card} . ip saddr @{kind}_bound4 accept",
+            f"ip protocol igmp {card} . ip saddr @{kind}_bound4 accept",  # has an option, always
             f"{DISCOVER} {card} @{kind}_cards {card} . {CLIENT} @{kind}_clients accept",
             "goto spoof",
         ),
@@ -266,7 +282,6 @@ def _peers() -> Iterator[str]:
 
 def _to_port() -> Iterator[str]:
     """Yield what may leave by a guest's port: what is for this guest, whatever the bridge has learned."""
-    yield "oifname . ether daddr . ip daddr @port_bound4 accept"
     yield "oifname . ether daddr . ip6 daddr @port_bound6 accept"
     yield "ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 accept"
     yield "meta protocol arp oifname . ether daddr @port_cards accept"
