@@ -78,10 +78,9 @@ class Changes:
     def waits(self, pending: Pending) -> bool:
         """Return whether somebody keeps the time of a change; not so after a kill in its first moment."""
         name = network_rollback.timer_name(pending.ident)
-        return any(
-            attempt(["systemctl", "is-active", "--quiet", f"{name}.{kind}"]).returncode == 0
-            for kind in ("timer", "service")
-        )
+        units = [f"{name}.timer", f"{name}.service"]
+        states = attempt(["systemctl", "show", "--property=ActiveState", "--value", *units]).stdout.split()
+        return bool(set(states) - {"inactive", "failed"})  # a service that rolls back is "activating"
 
     def refuse_pending(self) -> None:
         """Raise Conflict if a change waits."""

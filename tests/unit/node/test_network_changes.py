@@ -42,7 +42,8 @@ class Systemd:
         self.calls.append(list(argv))
         if argv[:2] == ["systemctl", "stop"]:
             self.active.discard(argv[2])
-        return SimpleNamespace(returncode=0 if argv[-1] in self.active else 3, stdout="", stderr="")
+        states = ["activating" if unit in self.active else "inactive" for unit in argv if "." in unit]
+        return SimpleNamespace(returncode=0, stdout="\n\n".join(states), stderr="")
 
 
 @pytest.fixture
