@@ -240,12 +240,13 @@ def proxy(
     sni: str | None = None,
     host: str = "",
     method: str = "CONNECT",
+    pause: float = 0,
     timeout: float = 2,
 ) -> Result:
     """Ask a proxy. target: HOST:PORT of CONNECT, the URL else. sni: speak TLS inside it; None waits for an echo server.
 
     The status is the proxy's. What the server behind the tunnel says shows that there is one: squid says 200 before it
-    looks at the name in the TLS.
+    looks at the name in the TLS. pause: seconds between the handshake and the request inside it.
     """
     try:
         with connect(address, port, "", timeout) as stream:
@@ -266,6 +267,7 @@ def proxy(
                 if sni is None:
                     return {"outcome": "open", "proxy_status": status, **json.loads(line(stream))}
                 with insecure().wrap_socket(stream, server_hostname=sni or None) as wrapped:
+                    time.sleep(pause)
                     wrapped.sendall(request(host or sni or target.rpartition(":")[0]))
                     return {**response(read_all(wrapped)), "proxy_status": status}
             except (OSError, EOFError) as error:

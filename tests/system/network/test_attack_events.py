@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tests.requirements import require_tool
 from tests.system.network import attacks, internet
-from tests.system.network.field import GATEWAY4, Field, document, run_all
+from tests.system.network.field import GATEWAY4, PROXY_PORT, Field, document, run_all
 from tests.system.network.lab import Lab, wait_for
 from tests.system.network.product import Product, field_of, running
 
@@ -273,6 +273,27 @@ def test_an_older_version_left_other_chains(product: Product, field: Field) -> N
     with product.lab.gateway.inside():
         assert egress_backends.backend(field.backend).loaded(product.fence)
     assert "old-" not in product.lab.gateway.run("nft", "list", "ruleset").stdout
+
+
+@pytest.mark.parametrize("how", ["rule", "time"])
+def test_a_tunnel_of_the_proxy_ends_with_its_rule(product: Product, how: str) -> None:
+    """A rule is taken back, or its time ends, in mode strict: tunnels that run through the proxy are cut too."""
+    place: dict[str, Any] = {"domain": "elsewhere.example", "ports": [443]}
+    moment = int(time.time()) + 6
+    if how == "time":
+        place["until"] = datetime.fromtimestamp(moment, timezone.utc).isoformat()
+    product.apply(document(product.lab, "strict", place, backend="nftables"))
+    field = Field(product.lab, "nftables", "strict", product.ports)
+    tunnel = {"address": GATEWAY4, "port": PROXY_PORT, "target": "elsewhere.example:443", "sni": "elsewhere.example"}
+    assert "server" in field.web.probe("proxy", **tunnel), "it works while the rule stands"
+    left = max(0.0, moment - time.time()) + 7 if how == "time" else 4.0
+    waiting = field.web.begin("proxy", **tunnel, pause=left)
+    time.sleep(0.5)
+    if how == "rule":
+        product.apply(document(product.lab, "strict", backend="nftables"))
+    result = waiting.result(timeout=60)
+    assert "server" not in result, "the tunnel has outlived its rule"
+    assert "server" not in field.web.probe("proxy", **tunnel)
 
 
 @pytest.mark.parametrize("backend", attacks.BACKENDS)
