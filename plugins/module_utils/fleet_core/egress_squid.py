@@ -78,7 +78,7 @@ def certificate_command(path: str) -> list[str]:
 
 
 def configuration(fence: Fence, folder: str, settings: Settings = Settings()) -> str:
-    """Return squid.conf. folder: of proxy.log (JSON lines), squid.log and squid.pid; settings.user may write there."""
+    """Return squid.conf. folder: of proxy.log (JSON lines) and squid.log; settings.user may write there."""
     lines = [
         "# The way out of the guests. Written by fleet: changes are lost.",
         *_ports(fence, settings),
@@ -104,7 +104,8 @@ def _ports(fence: Fence, settings: Settings) -> list[str]:
 def _process(folder: str, settings: Settings) -> list[str]:
     return [
         f"cache_effective_user {settings.user}",
-        f"pid_filename {folder}/squid.pid",
+        # Squid writes it as root and follows links, which its user could lay in the folder. Nothing of ours reads it.
+        "pid_filename none",
         f"cache_log {folder}/squid.log",
         f"logformat fleet {_LOG}",
         f"access_log stdio:{folder}/proxy.log logformat=fleet",
