@@ -104,7 +104,7 @@ def name_with_one_special_address(field: Field) -> bool:
     """Gives an allowed name a public and a private address, so that the proxy tries one after the other."""
     both = {"A": [internet.HOSTS["allowed"][0], internet.HOSTS["neighbour"][0]]}
     names = [f"both{number}.allowed.example" for number in range(6)]
-    field.lab.internet.records({name: both for name in names})
+    field.lab.internet.records(dict.fromkeys(names, both))
     given = {"address": GATEWAY4, "port": PROXY_PORT, "sni": names[0]}
     waiting = [field.web.begin("proxy", target=f"{name}:443", **given) for name in names]
     return any(future.result(timeout=60).get("server") == "neighbour" for future in waiting)
