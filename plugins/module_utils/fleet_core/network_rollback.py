@@ -195,6 +195,7 @@ def _links(before: Before) -> list[str]:
         if one.vlan_filtering is not None:  # a bridge
             value = int(one.vlan_filtering)
             lines.append(f"there {name} || ip link add {name} type bridge stp_state 0 forward_delay 0")
+            lines.append(f"ip link set {name} type bridge stp_state 0 forward_delay 0")
             lines.append(f"ip link set {name} type bridge vlan_filtering {value} 2>/dev/null")
     # Ports after all bridges, so that each finds its own again.
     for one in before.links:
