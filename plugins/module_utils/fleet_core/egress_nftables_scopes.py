@@ -34,7 +34,6 @@ DNS = f"{TRANSPORTS} th dport 53"
 SILENT = ("metadata", "inbound")  # reasons that get no answer
 REASONS = ("denied", "expired", "metadata", "peer", "forward", "dns", "input", "inbound")
 ANSWERS = "limit rate 100/second burst 100 packets"
-MOST = 65536  # addresses of a set in an hour: the owner of a name must not fill the memory of this host
 OLD_LASTS = "1h"  # longer than any answer of a resolver is kept by a guest
 
 
@@ -113,10 +112,11 @@ def timed(fence: Fence) -> dict[int, str]:
 def _grant_sets(grant: Grant, family: int) -> Iterator[NamedSet]:
     kind = f"type {ADDRESS_TYPES[family]}"
     if grant.names:
-        yield NamedSet(grant.set_name(family), kind, flags=f"size {MOST}")
-        yield NamedSet(grant.old_set_name(family), kind, flags=f"flags timeout; timeout {OLD_LASTS}; size {4 * MOST}")
+        # Without a size: the kernel would take the memory for that many elements at once, of each set.
+        yield NamedSet(grant.set_name(family), kind)
+        yield NamedSet(grant.old_set_name(family), kind, flags=f"flags timeout; timeout {OLD_LASTS}")
         for name in grant.names:
-            yield NamedSet(name_set(grant, name, family), kind, flags=f"size {MOST}")
+            yield NamedSet(name_set(grant, name, family), kind)
     networks = _networks(grant, family)
     if networks:
         yield NamedSet(grant.fixed_set_name(family), kind, tuple(networks), "flags interval")

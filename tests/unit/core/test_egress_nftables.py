@@ -101,9 +101,7 @@ def test_what_is_learned_is_never_flushed() -> None:
     text = ruleset(FULL)
     assert not re.findall(r"flush (?:set|map) \S+ \S+ fleet_[ndo]", text)
     assert not re.findall(r"^(?:delete|flush ruleset|reset)", text, re.MULTILINE)
-    assert re.findall(
-        r"add set inet fleet_egress fleet_o\S+ \{ type ipv4_addr; flags timeout; timeout 1h; size 262144; \}", text
-    )
+    assert re.findall(r"add set inet fleet_egress fleet_o\S+ \{ type ipv4_addr; flags timeout; timeout 1h; \}", text)
 
 
 TRANSPORTS = [
