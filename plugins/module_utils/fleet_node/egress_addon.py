@@ -127,8 +127,12 @@ class Addon:
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     def done(self) -> None:
+        """End the process: mitmproxy goes on without an addon whose file is gone or another one, and lets all out."""
         if self._ticking:
             self._ticking.cancel()
+        for ident in tuple(self._clients):
+            self._cut(ident, "the policy is no longer enforced")
+        ctx.master.shutdown()
 
     async def _tick(self) -> None:
         while True:

@@ -165,6 +165,8 @@ def publish(store: EgressStore, record: Record) -> None:
     for name, text in texts.items():
         # The folder is the proxy's: nothing that it may have put there is read or followed.
         path, new = folder / name, folder / f".{name}.{secrets.token_hex(8)}.new"
+        if _content(path) == text.encode():
+            continue  # mitmproxy loads an addon that is written again, and that one knows of no connections
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -178,18 +180,18 @@ def publish(store: EgressStore, record: Record) -> None:
 def reload(store: EgressStore, services: Services) -> None:
     """Let squid read its configuration again, and wait until it has."""
     path = folder_of(store) / _SQUID_LOG
-    before = len(_log_of(path))
+    before = len(_content(path))
     if not services.hang_up([egress_services.PROXY]):
         return
     end = time.monotonic() + _RELOADED
     while time.monotonic() < end:
-        if _READY in _log_of(path)[before:]:
+        if _READY in _content(path)[before:]:
             return
         time.sleep(0.02)
 
 
-def _log_of(path: Path) -> bytes:
-    """Return the end of squid's own log, unless it is something else than a file: its folder is not ours alone."""
+def _content(path: Path) -> bytes:
+    """Return what a file of the proxy's folder holds, unless it is something else: the folder is not ours alone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

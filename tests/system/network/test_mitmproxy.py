@@ -364,6 +364,34 @@ def test_without_its_addon_it_does_not_run(proxy: Site) -> None:
         assert done.returncode != 0
 
 
+@pytest.mark.parametrize("text", [None, "import nothing_of_that_name\n", ""], ids=["gone", "broken", "empty"])
+def test_once_its_addon_is_not_there_nobody_gets_out(proxy: Site, text: str | None) -> None:
+    """mitmproxy unloads an addon whose file is gone, and loads one that is another, and goes on in any case."""
+    folder = proxy.folder / f"unloaded-{text}".strip()[:10]
+    folder.mkdir()
+    for name in ("addon.py", "egress_decisions.py", "mitmproxy.json"):
+        (folder / name).write_bytes((proxy.folder / name).read_bytes())
+    options = answer((proxy.folder / "config.yaml").read_text())
+    options.update(fleet_policy=f"{folder}/mitmproxy.json", fleet_log=f"{folder}/proxy.log")
+    options["mode"] = [mode.replace(f":{PORT}", ":3199") for mode in options["mode"]]
+    (folder / "config.yaml").write_text(json.dumps(options))
+    process = proxy.lab.gateway.start(*egress_mitmproxy.command(mitmdump(), str(folder)), stderr=subprocess.DEVNULL)
+    try:
+        tries: dict[str, Any] = {"target": f"forbidden.example:{TLS}", "method": "CONNECT", "port": 3199}
+        wait_for(lambda: proxy.probe(**tries).get("proxy_status") == 403, "it listens", 60)
+        new = folder / "new"
+        new.write_text(text or "")
+        new.replace(folder / "addon.py")
+        if text is None:
+            (folder / "addon.py").unlink()
+        end_of_it = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < end_of_it:
+            assert proxy.probe(**tries).get("proxy_status") != 200
+        assert process.poll() is not None, "it goes on without its addon"
+    finally:
+        end(process)
+
+
 def test_a_machine_of_a_locked_scope_gets_nothing(proxy: Site) -> None:
     assert proxy.curl(f"http://allowed.example:{PLAIN}/", machine="db-1")[0] == "403"
 
