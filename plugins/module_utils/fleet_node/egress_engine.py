@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fleet_core.changes import Change
     from fleet_core.egress import Declaration
     from fleet_core.egress_live import Live
-    from fleet_core.errors import FleetError, NotFound, Unavailable
+    from fleet_core.errors import FleetError, NotFound, StateDamaged, Unavailable
     from fleet_core.fences import Fence, Guest
 else:
     try:
@@ -28,14 +28,14 @@ else:
         from ..fleet_core.changes import Change
         from ..fleet_core.egress import Declaration
         from ..fleet_core.egress_live import Live
-        from ..fleet_core.errors import FleetError, NotFound, Unavailable
+        from ..fleet_core.errors import FleetError, NotFound, StateDamaged, Unavailable
         from ..fleet_core.fences import Fence, Guest
     except ImportError:  # installed as a top-level package
         from fleet_core import egress, egress_changes, egress_fence, egress_live
         from fleet_core.changes import Change
         from fleet_core.egress import Declaration
         from fleet_core.egress_live import Live
-        from fleet_core.errors import FleetError, NotFound, Unavailable
+        from fleet_core.errors import FleetError, NotFound, StateDamaged, Unavailable
         from fleet_core.fences import Fence, Guest
 
 from . import egress_flows, egress_plans, egress_proxies, egress_questions, egress_services, egress_wanted
@@ -43,7 +43,7 @@ from .egress_backends import Backend, backend
 from .egress_commands import find
 from .egress_plans import Planned
 from .egress_services import Services
-from .egress_store import EgressStore, Record
+from .egress_store import LIVE, EgressStore, Record
 from .egress_wanted import Recorded, Wanted
 
 TOOLS = ("conntrack",)
@@ -167,7 +167,7 @@ class Engine:
         now = self._second()
         known = self._recorded(record)
         before = known.declaration
-        live = () if clear_live else egress_live.lasting(known.live, now)
+        live = () if clear_live else egress_live.lasting(self._known_live(known), now)
         live = egress_live.going_on(live, declaration.machines)
         return self._work_out(record, egress_fence.settled(declaration, before, now), live, now, exact)
 
@@ -178,13 +178,22 @@ class Engine:
             )
         now, gone = self._second(), set(drop)
         known = self._recorded(record)
-        live = tuple(one for one in egress_live.lasting(known.live, now) if one not in gone)
+        live = tuple(one for one in egress_live.lasting(self._known_live(known), now) if one not in gone)
         for one in add:
             live = egress_live.with_live(live, one)
         declaration = known.declaration or egress.parse(record.declared)
         for one in add:
             egress_fence.check_live(declaration, live, now, one)
         return self._work_out(record, declaration, live, now, exact)
+
+    def _known_live(self, known: Recorded) -> tuple[Live, ...]:
+        """Return the live changes. Raises StateDamaged rather than to open what one has closed that cannot be read."""
+        if known.damage:
+            raise StateDamaged(
+                f"{self.store.applied / LIVE}: {known.damage}; mend it, or end all live changes with live: clear of "
+                "the module autovibe.fleet.egress_policy; the rules stay as they are until then"
+            )
+        return known.live
 
     def _work_out(
         self, record: Record, declaration: Declaration, live: Sequence[Live], now: int, exact: bool
@@ -245,6 +254,7 @@ class Engine:
             raise
         self.step("checked")
         carried = self._carried(record, old, wanted)
+        noted = self.store.unfinished()
         self.store.begin(left.to_dict())
         self.step("noted")
         self.store.commit(folder.name)
@@ -252,7 +262,7 @@ class Engine:
         try:
             rules.load(self.store.applied, wanted.fence)
         except FleetError:
-            self._go_back(record, old)
+            self._go_back(record, old, noted)
             raise
         self.step("loaded")
         egress_proxies.publish(self.store, wanted.record)
@@ -271,15 +281,22 @@ class Engine:
             return egress_changes.carried(old, wanted.fence, learned)
         return {}
 
-    def _go_back(self, record: Record, old: Fence | None) -> None:
-        """Let the generation before count again, and see to it that the kernel has its rules."""
+    def _go_back(self, record: Record, old: Fence | None, noted: Mapping[str, Any]) -> None:
+        """Let the generation before count again, and see to it that the kernel has its rules.
+
+        noted: what an apply before that was killed has still to do.
+        """
         self.store.uncommit(record.name)
         if old is not None:
             with contextlib.suppress(FleetError):
                 rules = backend(_backend_of(record))
                 if not rules.loaded(old):
                     rules.load(self.store.applied, old)
-        self.store.finish()
+        if noted:
+            self.store.begin(noted)
+            self.store.clean()
+        else:
+            self.store.finish()
 
     def _serve(self, record: Record, wanted: Wanted, drifted: bool) -> Change:
         try:

@@ -107,7 +107,7 @@ class EgressStore:
         return Record(
             name=name,
             declared=_object(folder / DECLARED, found[DECLARED]),
-            live=tuple(_object(folder / LIVE, found[LIVE]).get("live") or ()),
+            live=_listed(folder / LIVE, found[LIVE], "live"),
             ports=_object(folder / PORTS, found[PORTS]),
             addresses=_object(folder / ADDRESSES, found.get(ADDRESSES, "{}")),
             basis=_object(folder / BASIS, found[BASIS]),
@@ -249,6 +249,14 @@ def _object(path: Path, text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise StateDamaged(f"{path}: expected an object")
     return found
+
+
+def _listed(path: Path, text: str, key: str) -> tuple[dict[str, Any], ...]:
+    """Return a list of objects that stands in an object; without it, nobody knows what was in there."""
+    found = _object(path, text).get(key)
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise StateDamaged(f'{path}: expected a list "{key}" of objects')
+    return tuple(found)
 
 
 def _json(value: Any) -> str:

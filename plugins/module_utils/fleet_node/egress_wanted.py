@@ -93,34 +93,47 @@ def work_out(
 class Recorded:
     """What a generation says, worked out as it was. Without any, there is no declaration.
 
-    Another version of ours may have written what this one does not understand: then there is no fence.
+    Another version of ours may have written what this one does not understand: then there is no fence. damage: why live
+    changes are not all known that may close something, empty if they are.
     """
 
     declaration: Declaration | None = None
     live: tuple[Live, ...] = ()
     fence: Fence | None = None
+    damage: str = ""
 
 
 def recorded(record: Record) -> Recorded:
     """Return what a generation says."""
     if record.declared is None:
         return Recorded()
+    live, damage = recorded_live(record)
     try:
-        declaration, live = egress.parse(record.declared), recorded_live(record)
+        declaration = egress.parse(record.declared)
     except FleetError:
-        return Recorded()
+        return Recorded(None, live, None, damage)
     try:
         placed, _addresses = placed_machines(declaration, record.addresses)
         upstreams = tuple(record.basis.get("upstreams") or ())
         fence = egress_fence.compile(placed, live, int(record.basis.get("now") or 0), record.ports, upstreams)
     except FleetError:
-        return Recorded(declaration, live)
-    return Recorded(declaration, live, fence)
+        return Recorded(declaration, live, None, damage)
+    return Recorded(declaration, live, fence, damage)
 
 
-def recorded_live(record: Record) -> tuple[Live, ...]:
-    """Return the live changes of a generation."""
-    return tuple(live_from_dict(one) for one in record.live)
+def recorded_live(record: Record) -> tuple[tuple[Live, ...], str]:
+    """Return the live changes of a generation that are understood, and what is wrong with one that is not.
+
+    One that opens something may be left out: what nobody understands opens nothing.
+    """
+    found, damage = [], ""
+    for number, one in enumerate(record.live):
+        try:
+            found.append(live_from_dict(one))
+        except FleetError as error:
+            if one.get("verb") != "allow":
+                damage = damage or f"live change {number + 1}: {error.message}"
+    return tuple(found), damage
 
 
 def placed_machines(declaration: Declaration, known: Mapping[str, Any]) -> tuple[Declaration, dict[str, Any]]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from fleet_core.changes import Change
 from fleet_core.egress_live import live_change
-from fleet_core.errors import InvalidInput, NotFound, ProcessFailed, Unavailable
+from fleet_core.errors import InvalidInput, NotFound, ProcessFailed, StateDamaged, Unavailable
 from fleet_core.fences import Fence, name_set
 from fleet_node import egress_commands, egress_engine, egress_flows, egress_wanted
 from fleet_node.egress_engine import Engine
@@ -360,3 +361,67 @@ def test_another_version_s_state_is_replaced(engine: Engine, kernel: Kernel) -> 
     again.apply(DOCUMENT)
     assert kernel.told[:2] == ["check", "load"]
     assert any(word.startswith("cut (") for word in kernel.told)
+
+
+DENIAL = live_change("default", "deny", "a.example.org", at=1000)
+
+
+def damaged(engine: Engine, text: str) -> Engine:
+    """An engine that finds other live changes than were written."""
+    path = engine.store.applied / "live.json"
+    path.write_text(text)
+    found = Engine(engine.state_dir, now=engine.now, upstreams=engine.upstreams)
+    found.services = engine.services
+    return found
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ['{"scope": "default", "verb": "deny", "entry": 5}', '{"scope": "default", "verb": "shut", "entry": "x.org"}'],
+)
+def test_what_closes_is_not_dropped_because_it_cannot_be_read(engine: Engine, kernel: Kernel, entry: str) -> None:
+    engine.apply(DOCUMENT)
+    engine.change(add=[DENIAL])
+    loaded = dict(kernel.has)
+    for text in (f'{{"live": [{entry}]}}', f'{{"live": {entry}}}', '{"live": [7]}', "{}"):
+        again = damaged(engine, text)
+        for act in (again.refresh, lambda again=again: again.apply(DOCUMENT), lambda again=again: again.plan(DOCUMENT)):
+            with pytest.raises(StateDamaged, match=r"live\.json"):
+                act()
+        assert kernel.has == loaded
+    again = damaged(engine, f'{{"live": [{entry}]}}')
+    again.apply(DOCUMENT, clear_live=True)
+    assert again.live() == ()
+
+
+def test_what_opens_and_cannot_be_read_opens_nothing_and_takes_nothing_with_it(engine: Engine, kernel: Kernel) -> None:
+    engine.apply(DOCUMENT)
+    engine.change(add=[DENIAL])
+    unknown = {"scope": "default", "verb": "allow", "entry": 5}
+    again = damaged(engine, json.dumps({"live": [unknown, DENIAL.to_dict()]}))
+    again.refresh()
+    assert again.live() == (DENIAL,)
+    assert again.fence() == kernel.has["nftables"]
+
+
+def test_live_changes_outlive_a_declaration_of_another_version(engine: Engine, kernel: Kernel) -> None:
+    engine.apply(DOCUMENT)
+    engine.change(add=[DENIAL])
+    (engine.store.applied / "declared.json").write_text('{"backend": "nftables", "what": 1}')
+    again = damaged(engine, (engine.store.applied / "live.json").read_text())
+    again.apply(DOCUMENT)
+    assert again.live() == (DENIAL,)
+
+
+def test_an_apply_that_fails_keeps_the_note_of_one_that_was_killed(engine: Engine, kernel: Kernel) -> None:
+    engine.apply(MORE)
+    engine.services.away = True  # type: ignore[attr-defined]
+    with pytest.raises(Unavailable):
+        engine.apply(DOCUMENT)
+    noted = engine.store.unfinished()
+    assert noted["cut"]
+    kernel.fails = {"load"}
+    with pytest.raises(ProcessFailed):
+        engine.apply(MORE)
+    assert engine.store.unfinished() == noted
+    assert [path.name for path in engine.store.folder.glob("applied-*")] == [engine.store.read().name]
