@@ -14,7 +14,19 @@ from __future__ import annotations
 
 from . import egress_ipsets as sets
 from .egress_frames import HELD
-from .egress_iptables_scopes import DENY, Chain, ends, gateway, hub_rules, log_limit, port_matches, scope_rules, words
+from .egress_iptables_scopes import (
+    ANSWERED,
+    BEGUN,
+    DENY,
+    Chain,
+    ends,
+    gateway,
+    hub_rules,
+    log_limit,
+    port_matches,
+    scope_rules,
+    words,
+)
 from .egress_nftables_names import NOBODY, check
 from .fences import Bridge, Fence, Scope
 
@@ -236,7 +248,7 @@ def _before_new(fence: Fence, scopes: list[Scope], chain: str, family: int) -> l
     error = f"-A {chain} -p {'icmp' if family == 4 else 'icmpv6'} -m conntrack --ctstate RELATED"
     if chain == HOST:
         # Only answers to what this host began: all else is judged packet by packet, so that changes work at once.
-        return [*rules, f"-A {chain} -m conntrack --ctstate ESTABLISHED --ctdir REPLY {known}", f"{error} {known}"]
+        return [*rules, f"-A {chain} {ANSWERED} {known}", f"{error} {known}"]
     rules += (
         f"-A {chain} -m set --match-set {sets.scope_set(scope.name, family)} {way}"
         f" -m set --match-set {sets.closed_set(scope.name, family)} {other}"
@@ -245,7 +257,7 @@ def _before_new(fence: Fence, scopes: list[Scope], chain: str, family: int) -> l
         if sets.closed_networks(scope, family)
     )
     passing = f"-m set --match-set {sets.passing_set(family)} {way} {known}"
-    return [*rules, f"-A {chain} -m conntrack --ctstate ESTABLISHED {passing}", f"{error} {passing}"]
+    return [*rules, f"-A {chain} {ANSWERED if chain == IN else BEGUN} {passing}", f"{error} {passing}"]
 
 
 def _dispatch(scopes: list[Scope], chain: str, family: int, way: str, into: Chain) -> list[str]:

@@ -16,6 +16,8 @@ MOST_PORTS = 15  # in one match of multiport, where a range counts twice
 LONGEST_PREFIX = 63  # characters that NFLOG takes
 # The time match knows no later moment (32 bits, signed): what ends later ends then.
 LAST_MOMENT = 2147483646
+# Of connections that a guest began, its own packets and those that come back. Nobody else begins any.
+BEGUN, ANSWERED = (f"-m conntrack --ctstate ESTABLISHED --ctdir {way}" for way in ("ORIGINAL", "REPLY"))
 _PLAIN_DNS = (("-p tcp --dport 53", "dns"), ("-p udp --dport 53", "dns"))
 
 
@@ -56,13 +58,21 @@ def hub_rules(fence: Fence, chain: str, family: int, way: str) -> list[str]:
     guests = f"-m set --match-set {sets.hub_set(family)} {way}"
     ports = port_matches(tuple((port, port) for port in fence.hub.ports)) if fence.hub.ports else []
     hubs = [(address, match) for address in _of_family(fence.hub.addresses, family) for match in ports]
-    if way == "src":
-        return [f"-A {chain} -d {address} -p tcp{match} {guests} -j {ALLOW}" for address, match in hubs]
-    known = f"-m conntrack --ctstate ESTABLISHED -m set --match-set {sets.allowed_set(family)} dst -j ACCEPT"
+    known = f"{ANSWERED} -m set --match-set {sets.allowed_set(family)} {way} -j ACCEPT"
+    if way == "dst":
+        return [f"-A {chain} -s {address} -p tcp{_from(match)} {guests} {known}" for address, match in hubs]
+    # The hub may be a guest itself, and answers those of other bridges.
+    locked = {scope.name for scope in fence.scopes if scope.mode == "locked"}
+    here = set(sets.addresses([guest for guest in fence.guests if guest.scope not in locked], family))
     return [
-        f"-A {chain} -s {address} -p tcp{match.replace('--dport', '--sport')} {guests} {known}"
-        for address, match in hubs
+        *(f"-A {chain} -d {address} -p tcp{match} {guests} -j {ALLOW}" for address, match in hubs),
+        *(f"-A {chain} -s {address} -p tcp{_from(match)} {known}" for address, match in hubs if address in here),
     ]
+
+
+def _from(match: str) -> str:
+    """Return a match of the ports that packets go to as one of those that they come from."""
+    return match.replace("--dport", "--sport")
 
 
 def scope_rules(fence: Fence, scope: Scope, family: int) -> list[str]:

@@ -33,7 +33,7 @@ from tests.system.network.lab import Lab, end, wait_for
 
 from fleet_core.egress_denials import logged
 from fleet_core.egress_dns import resolver
-from fleet_core.fences import Grant
+from fleet_core.fences import Grant, Hub
 from fleet_core.flows import ALLOWED, Flow, verdict
 from fleet_node.egress_nflog import Reader
 
@@ -259,6 +259,36 @@ def test_a_stricter_mode_ends_what_is_forwarded(gateway: Gateway) -> None:
     assert web.probe("open", name="ending", address=HOSTS["cdn"][0], port=22)["outcome"] == "open"
     gateway.load(fence_of(lab, scope("strict")))
     assert web.probe("say", name="ending", timeout=0.7)["outcome"] != "open"
+
+
+@in_both_flavors
+def test_connections_that_somebody_outside_began_end_with_the_fence(gateway: Gateway) -> None:
+    """Also where they are older than the fence, and the connection tracking calls them established."""
+    lab = gateway.lab
+    with lab.gateway.inside():
+        gateway.backend.remove()
+    web = lab.machines["web-1"]
+    seen = ("FORWARD", "-m", "conntrack", "--ctstate", "NEW")
+    lab.gateway.run(gateway.backend.tool(4), "-A", *seen)
+    try:
+        assert lab.internet.probe("open", name="in", address=web.guest.address4, port=8080)["outcome"] == "open"
+        gateway.load(fence_of(lab, scope("open")))
+        assert lab.internet.probe("say", name="in", timeout=0.7)["outcome"] != "open"
+    finally:
+        lab.gateway.run(gateway.backend.tool(4), "-D", *seen)
+
+
+def test_a_hub_that_is_a_machine_answers_those_of_other_bridges(gateway: Gateway) -> None:
+    lab = gateway.lab
+    far, web = lab.machines["far-1"], lab.machines["web-1"]
+    hub = Hub("hub.example", (far.guest.address4, far.guest.address6), (8080,))
+    for mode in ("strict", "allowlist"):
+        fence = fence_of(lab, scope("strict"), scope(mode, "project-far", grants=(), hub=False))
+        gateway.load(fence.evolve(hub=hub))
+        assert outcome(lab, "tcp", far.guest.address4, port=8080) == "open"
+        assert outcome(lab, "tcp", far.guest.address6, port=8080) == "open"
+        assert outcome(lab, "udp", far.guest.address4, port=5000) != "open"
+        assert far.probe("tcp", address=web.guest.address4, port=8080, timeout=0.7)["outcome"] != "open"
 
 
 @in_both_flavors
