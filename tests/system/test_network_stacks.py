@@ -80,8 +80,8 @@ def role(host: Host, *options: str, **variables: Any) -> str:
     return play(host, "autovibe.fleet.network", "--extra-vars", "fleet_gateways=fleet", *options, **variables)
 
 
-def start(lab: Lab, stack: str) -> Host:
-    host = lab.host(f"stack-{stack}", IMAGE)
+def start(lab: Lab, stack: str, name: str = "") -> Host:
+    host = lab.host(name or f"stack-{stack}", IMAGE)
     host.sh("mkdir -p /opt/fleet")
     for name in ("fleet_core", "fleet_node"):
         host.push(ROOT / "plugins" / "module_utils" / name, "/opt/fleet/")
@@ -246,7 +246,7 @@ def test_a_reboot_before_the_confirmation_goes_back(stacked: tuple[str, Host]) -
 @pytest.fixture(scope="module")
 def plain(lab: Lab) -> Iterator[Host]:
     """A host that uses none of the stacks, as one with classic ifupdown: it gets systemd-networkd."""
-    lab_host = start(lab, "networkd")
+    lab_host = start(lab, "networkd", "stack-plain")
     lab_host.sh("systemctl disable --now systemd-networkd systemd-networkd.socket")
     yield lab_host
     lab_host.stop()
