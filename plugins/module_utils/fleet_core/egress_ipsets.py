@@ -77,7 +77,6 @@ def address_sets(fence: Fence) -> tuple[AddressSet, ...]:
             _guests(allowed_set(family), everybody, family, counted=True),
             _guests(denied_set(family), everybody, family, counted=True),
             AddressSet(nobody_set(family), f"{_networks_options(family)} counters", _everything(family), counted=True),
-            _guests(held_set(family), addresses(held_guests(fence), family), family),
             _guests(passing_set(family), addresses(passing_guests(fence), family), family),
             _guests(hub_set(family), addresses(hub_guests(fence), family), family),
             _networks(special_set(family), fence.special4 if family == 4 else fence.special6, family),
@@ -191,11 +190,6 @@ def hub_guests(fence: Fence) -> tuple[Guest, ...]:
     return tuple(guest for guest in fence.guests if guest.scope in opened)
 
 
-def held_guests(fence: Fence) -> tuple[Guest, ...]:
-    """Return the guests whose ports are known: under their addresses nothing comes over another."""
-    return tuple(guest for guest in fence.guests if guest.port)
-
-
 def passing_guests(fence: Fence) -> tuple[Guest, ...]:
     """Return the guests whose packets are forwarded at all: flows of others end when their scope's mode changes."""
     passing = {scope.name for scope in fence.scopes if scope.mode in PASSING}
@@ -263,11 +257,6 @@ def denied_set(family: int) -> str:
 def nobody_set(family: int) -> str:
     """All addresses, with counters of what came from no guest that is known."""
     return f"fleet_nobody_{family}"
-
-
-def held_set(family: int) -> str:
-    """The guests whose ports are known."""
-    return f"fleet_held_{family}"
 
 
 def passing_set(family: int) -> str:

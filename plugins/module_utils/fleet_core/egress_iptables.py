@@ -115,7 +115,7 @@ def _filter(fence: Fence, family: int) -> list[str]:
 def _mangle(fence: Fence, family: int) -> list[str]:
     scopes = scopes_of(fence, family)
     rules = [
-        *_arrival(fence, family),
+        *_arrival(fence),
         *(f"-A FLEET-FORWARD -i {bridge.name} -g FLEET-FROM-{bridge.name}" for bridge in fence.bridges),
         *(f"-A FLEET-FORWARD -o {bridge.name} -g {IN}" for bridge in fence.bridges),
         *(f"-A FLEET-INPUT -i {bridge.name} -g FLEET-HOST-{bridge.name}" for bridge in fence.bridges),
@@ -156,15 +156,13 @@ def _spoof(fence: Fence, family: int) -> list[str]:
     return [*rules, f"-A {SPOOF} -j DROP"]
 
 
-def _arrival(fence: Fence, family: int) -> list[str]:
-    """Stop what did not come over the port of a guest, as the bridge has marked it, and take off the mark. Where the
-    ports of some guests are not known, only what comes under the address of one whose port is."""
+def _arrival(fence: Fence) -> list[str]:
+    """Stop what no guest has sent, over its port or, where that is not known, from its MAC: the bridge has marked what
+    one has. Take off the mark."""
     rules = []
     for bridge in fence.bridges:
         held = f"-A FLEET-ARRIVAL -i {bridge.name} -m mark"
-        loose = any(not guest.port for guest in sets.guests_on(fence, bridge.name))
-        stolen = f" -m set --match-set {sets.held_set(family)} src" if loose else ""
-        rules.append(f"{held} ! --mark {HELD}/{HELD}{stolen} -g {SPOOF}")
+        rules.append(f"{held} ! --mark {HELD}/{HELD} -g {SPOOF}")
         rules.append(f"{held} --mark {HELD}/{HELD} -j MARK --set-xmark 0x0/{HELD}")
     return rules
 

@@ -32,7 +32,8 @@ from .fences import Fence, Guest
 FAMILIES = (4, 6)
 UNICAST = "ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00"
 DENIED = counter(NOBODY, "denied")
-# A bit of the packet's mark between the bridge and the first chain of what is routed: it came over a guest's port.
+# A bit of the packet's mark between the bridge and the first chain of what is routed: it came over a guest's port, or
+# from the MAC of a guest whose port is not known.
 HELD = "0x10000000"
 MARKED = f"meta mark set meta mark or {HELD}"
 # What guests send before they have an address.
@@ -142,7 +143,7 @@ def _chains(fence: Fence) -> Iterator[Chain]:
         (
             *_honest(),
             f"iifname @ports {MARKED} goto from-port",
-            "ether saddr @macs goto from-mac",
+            f"ether saddr @macs {MARKED} goto from-mac",
         ),
         "type filter hook prerouting priority dstnat - 10; policy accept;",
     )
@@ -152,6 +153,8 @@ def _chains(fence: Fence) -> Iterator[Chain]:
             "meta pkttype host meta protocol != arp accept",
             "iifname @ports goto to-host",
             "ether saddr @macs goto to-host",
+            # From who is nobody, that a machine's address is at another MAC.
+            "arp saddr ip @addresses arp saddr ether . arp saddr ip != @mac_of goto spoof",
         ),
         "type filter hook input priority filter - 5; policy accept;",
     )
@@ -309,6 +312,7 @@ def _sets(fence: Fence) -> Iterator[NamedSet]:
     yield _fixed("foreign_targets", f"typeof {TARGET}", (_number(link_local(guest.mac)) for guest in with6))
     own = (own_address(bridge, 4) for bridge in fence.bridges)
     yield _fixed("gateways", "type ipv4_addr", (text for text in own if text))
+    yield _fixed("addresses", "type ipv4_addr", (address(guest, 4) for guest in fence.guests if guest.address4))
     yield _fixed(
         "mac_of",
         "type ether_addr . ipv4_addr",

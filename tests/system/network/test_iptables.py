@@ -30,6 +30,7 @@ from tests.system.network.iptables import (
     scope,
 )
 from tests.system.network.lab import Lab, end, wait_for
+from tests.system.network.neighbours import assert_nobody_takes
 
 from fleet_core.egress_denials import logged
 from fleet_core.egress_dns import resolver
@@ -148,6 +149,16 @@ def test_under_stolen_addresses_nothing_comes_over_another_port(gateway: Gateway
         assert next(line for line in saved.splitlines() if "-A POSTROUTING -o uplink" in line).startswith("[0:0]")
     finally:
         lab.gateway.run(gateway.backend.tool(4), *("-D" if word == "-A" else word for word in marked))
+
+
+@pytest.mark.parametrize("port", ["tap-web-1", ""], ids=["known port", "unknown port"])
+def test_who_is_nobody_does_not_take_the_address_of_a_machine(gateway: Gateway, port: str) -> None:
+    """A card that no policy knows, on a port that none knows: with or without the module nft_meta_bridge."""
+    lab = gateway.lab
+    fence = fence_of(lab, scope("open"))
+    guests = (replace(fence.guests[0], port=port), *fence.guests[1:])
+    gateway.load(fence.evolve(guests=guests))
+    assert_nobody_takes(lab, lab.machines["web-1"])
 
 
 @pytest.mark.parametrize("br_netfilter", [0, 1])

@@ -16,6 +16,7 @@ import pytest
 from tests.requirements import require_tool
 from tests.system.network import internet, packets
 from tests.system.network.lab import GUESTS, Lab, Machine, end, wait_for
+from tests.system.network.neighbours import assert_nobody_takes
 
 from fleet_core import egress_nftables
 from fleet_core.egress_nftables_names import NOBODY
@@ -760,6 +761,16 @@ def test_a_machine_whose_port_is_unknown_is_held_to_the_addresses_of_its_mac(gat
     # Its own MAC is not held to a port, those of machines whose ports are known are.
     assert wire.drops(packets.IPV4, wire.packet(DB.address4), link=DB.mac)
     assert not opens(web, "tcp", address=DB.address4, port=8080)
+
+
+@pytest.mark.parametrize("port", ["tap-web-1", ""], ids=["known port", "unknown port"])
+def test_who_is_nobody_does_not_take_the_address_of_a_machine(gateway: Gateway, port: str) -> None:
+    """A card that no policy knows, on a port that none knows: with or without the module nft_meta_bridge."""
+    lab = gateway.lab
+    fence = fence_of(lab, scope("open"))
+    guests = (replace(fence.guests[0], port=port), *fence.guests[1:])
+    gateway.load(fence.evolve(guests=guests))
+    assert_nobody_takes(lab, lab.machines["web-1"])
 
 
 def test_ipv6_is_closed_where_a_machine_has_no_address_of_it(gateway: Gateway) -> None:

@@ -209,13 +209,14 @@ def test_frames_stand_only_with_all_their_rules() -> None:
     assert list(egress_frames.counted(json.dumps(counters))) == [(3, 180)]
 
 
-def test_over_other_ports_nothing_comes_where_all_are_known() -> None:
+def test_what_the_bridge_has_marked_for_no_guest_goes_nowhere() -> None:
     known = tuple(replace(guest, port=f"tap{guest.name}") for guest in GUESTS)
     bridges, scopes = (Bridge("vmbr1", "192.168.100.1/24"),), (Scope("default", "allowlist"),)
     arrival = "-A FLEET-ARRIVAL -i vmbr1 -m mark ! --mark 0x20000000/0x20000000"
     assert f"{arrival} -g FLEET-SPOOF\n" in restore(Fence(bridges, known, scopes), 4)
-    some = restore(Fence(bridges, (*known[1:], GUESTS[0]), scopes), 4)
-    assert f"{arrival} -m set --match-set fleet_held_4 src -g FLEET-SPOOF\n" in some
+    some = Fence(bridges, (*known[1:], GUESTS[0]), scopes)
+    assert f"{arrival} -g FLEET-SPOOF\n" in restore(some, 4)
+    assert "ether saddr @macs meta mark set meta mark or 0x20000000 goto from-mac" in egress_frames.ruleset(some)
 
 
 def test_the_mark_of_the_bridge_is_the_one_that_is_looked_for() -> None:
