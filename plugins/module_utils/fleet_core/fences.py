@@ -21,9 +21,10 @@ SPECIAL6 = (
     *("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32"),
     *("2002::/16", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/9", "ff00::/8"),
 )
-# Closed in every mode, unless a network stands there as small as this: instances get credentials from them.
-METADATA4 = ("169.254.0.0/16",)
-METADATA6 = ("fd00:ec2::/32", "fe80::/10")
+# Closed in every mode, unless a network stands there as small as this: instances get credentials from them. Not all are
+# link-local: Alibaba Cloud's is 100.100.100.200, Azure's (with keys of extensions) 168.63.129.16, Oracle's 192.0.0.192.
+METADATA4 = ("100.100.100.200/32", "168.63.129.16/32", "169.254.0.0/16", "192.0.0.192/32")
+METADATA6 = ("fd00:ec2::/32", "fd20:ce::254/128", "fe80::/10")  # Amazon's, Google's
 
 Ports = tuple[tuple[int, int], ...]
 

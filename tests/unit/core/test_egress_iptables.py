@@ -16,7 +16,7 @@ from fleet_core.egress_ipsets import AddressSet, address_sets, circles, ipsets, 
 from fleet_core.egress_iptables import chain_sizes, fingerprint, restore
 from fleet_core.egress_iptables_scopes import ends, port_matches
 from fleet_core.errors import InvalidInput
-from fleet_core.fences import Bridge, Fence, Grant, Guest, Scope
+from fleet_core.fences import METADATA4, Bridge, Fence, Grant, Guest, Scope
 
 GUESTS = tuple(
     Guest(name, "vmbr1", f"52:54:00:00:00:0{number}", f"192.168.100.1{number}", f"fd00:100::1{number}", peers=peers)
@@ -118,8 +118,9 @@ def test_an_end_that_iptables_cannot_say_is_the_last_one_that_it_can() -> None:
     assert ends(253402300799) == "2038-01-19T03:14:06"
 
 
+CLOUDS = tuple(f"{network} nomatch" for network in METADATA4)
 NETWORKS = [
-    (("0.0.0.0/0",), ("0.0.0.0/1", "128.0.0.0/1", "169.254.0.0/16 nomatch")),
+    (("0.0.0.0/0",), ("0.0.0.0/1", "128.0.0.0/1", *CLOUDS)),
     (("169.0.0.0/8", "169.254.169.254/32"), ("169.0.0.0/8", "169.254.169.254/32", "169.254.0.0/16 nomatch")),
     (("169.254.0.0/16",), ("169.254.0.0/16",)),
     (("169.254.169.254/32",), ("169.254.169.254/32",)),
@@ -135,8 +136,8 @@ def test_only_a_network_as_small_as_metadata_opens_it(networks: tuple[str, ...],
 
 
 def test_metadata_of_ipv6_stays_closed_in_a_network_around_it() -> None:
-    assert without_metadata(["fd00::/8"], 6) == ("fd00:ec2::/32",)
-    assert without_metadata(["::/0"], 6) == ("fd00:ec2::/32", "fe80::/10")
+    assert without_metadata(["fd00::/8"], 6) == ("fd00:ec2::/32", "fd20:ce::254/128")
+    assert without_metadata(["::/0"], 6) == ("fd00:ec2::/32", "fd20:ce::254/128", "fe80::/10")
 
 
 def test_machines_that_all_talk_to_each_other_share_a_rule() -> None:

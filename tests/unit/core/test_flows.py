@@ -100,6 +100,9 @@ TABLE = [
     ("169.254.169.254", "tcp", 80, "metadata", "metadata", "metadata"),
     ("fd00:ec2::254", "tcp", 80, "metadata", "metadata", "metadata"),
     ("fe80::1", "tcp", 80, "metadata", "metadata", "metadata"),
+    ("100.100.100.200", "tcp", 80, "metadata", "metadata", "metadata"),  # of Alibaba Cloud
+    ("168.63.129.16", "tcp", 32526, "metadata", "metadata", "metadata"),  # of Azure
+    ("fd20:ce::254", "tcp", 80, "metadata", "metadata", "metadata"),  # of Google
     # names are asked of our resolver, wherever they are sent
     ("198.45.0.1", "udp", 53, "allowed", "allowed", "allowed"),
     ("198.45.0.1", "tcp", 53, "allowed", "allowed", "allowed"),
