@@ -56,15 +56,19 @@ class ScopePolicy:
         address = as_address(host)
         if address is not None:
             return "" if self.opens_address(address, port, now) else f"no network of the policy has it on port {port}"
-        parents = [host.split(".", at)[at] for at in range(host.count(".") + 1)]
+        parents = _parents(host)
         if any(parent in self._denied for parent in parents):
             return "the policy denies this name"
-        named = [ports for parent in parents for ports in self._names.get(parent, ())]
-        if any(ports.opens(port, now) for ports in named):
+        if self.names(host, port, now):
             return ""
         if self.mode == "open" and port not in NAMES_ELSEWHERE:
             return "names are asked elsewhere there" if self._closed_names.intersection(parents) else ""
+        named = any(parent in self._names for parent in parents)
         return f"the policy has this name, but not on port {port} now" if named else "the policy does not name it"
+
+    def names(self, host: str, port: int, now: float) -> bool:
+        """Say whether a grant names a host, or a domain that it is in."""
+        return any(ports.opens(port, now) for parent in _parents(host) for ports in self._names.get(parent, ()))
 
     def opens_address(self, address: Address, port: int, now: float) -> bool:
         """Say whether an address is reached by itself."""
@@ -73,9 +77,10 @@ class ScopePolicy:
         closed = (*self._special, *self._closed)
         return self.mode == "open" and port not in NAMES_ELSEWHERE and not _within(address, closed)
 
-    def leads(self, address: Address, port: int, now: float) -> bool:
-        """Say whether an allowed name may lead to this address."""
-        return not _within(address, self._special) or self.opens_address(address, port, now)
+    def leads(self, address: Address, host: str, port: int, now: float) -> bool:
+        """Say whether an allowed name may lead to an address: to other resolvers only one that a grant names."""
+        closed = self._special if self.names(host, port, now) else [*self._special, *self._closed]
+        return not _within(address, closed) or self.opens_address(address, port, now)
 
 
 class Policy:
@@ -96,6 +101,11 @@ class Policy:
     def refusal(self, source: str, host: str, port: int, now: float) -> str:
         scope = self.scope(source)
         return scope.refusal(host, port, now) if scope else "this is no machine of the policy"
+
+
+def _parents(host: str) -> list[str]:
+    """Return a name and the domains that it is in."""
+    return [host.split(".", at)[at] for at in range(host.count(".") + 1)]
 
 
 def _within(address: Address, networks: Sequence[Network]) -> bool:

@@ -200,7 +200,7 @@ class Addon:
             return f"{host}: {error.strerror or error}", ""
         scope, now = self.policy.scope(source), time.time()
         addresses = [as_address(str(row[4][0])) for row in found]
-        usable = [one for one in addresses if one is not None and scope and scope.leads(one, port, now)]
+        usable = [one for one in addresses if one is not None and scope and scope.leads(one, host, port, now)]
         if not usable or len(usable) < len(addresses):
             return f"{host} leads to an address that names must not lead to", ""
         return "", str(usable[0])

@@ -13,11 +13,20 @@ from tests.golden import check_golden
 from tests.unit.core.egress_examples import FENCE
 
 from fleet_core import egress_mitmproxy
-from fleet_core.egress_decisions import Policy, as_host, loggable, mismatch, without_port
+from fleet_core.egress_decisions import Policy, ScopePolicy, as_host, loggable, mismatch, without_port
 
 NOW = 1_900_000_000.0
 ENDED = 2_000_000_001.0
 POLICY = Policy(json.loads(egress_mitmproxy.policy(FENCE)))
+# A scope whose policy names what is closed otherwise.
+OPENED: dict[str, Any] = {
+    "denied_names": [],
+    "special": [],
+    "closed_names": ["dns.google"],
+    "closed_networks": ["8.8.8.8/32"],
+    "networks": [],
+    "names": [{"domain": "dns.google", "ports": [[443, 443]], "until": 0}],
+}
 WEB, OPEN, STRICT, LOCKED = "192.168.100.10", "192.168.100.11", "fd00:100::12", "192.168.100.13"
 
 
@@ -88,7 +97,20 @@ def test_where_names_may_lead(address: str, port: int, leads: bool) -> None:
 
     scope = POLICY.scope(WEB)
     assert scope
-    assert scope.leads(ipaddress.ip_address(address), port, NOW) is leads
+    assert scope.leads(ipaddress.ip_address(address), "example.org", port, NOW) is leads
+
+
+@pytest.mark.parametrize("host", ["doh.evil.example", "134744072", "0x8.8.8.8"])
+def test_in_mode_open_only_a_granted_name_leads_to_other_resolvers(host: str) -> None:
+    """However an address is written: programs that resolve names take all of these for 8.8.8.8."""
+    import ipaddress
+
+    scope = POLICY.scope(OPEN)
+    assert scope
+    assert not scope.refusal(host, 443, NOW)
+    assert not scope.leads(ipaddress.ip_address("8.8.8.8"), host, 443, NOW)
+    assert scope.leads(ipaddress.ip_address("198.41.0.4"), host, 443, NOW)
+    assert ScopePolicy({**OPENED, "mode": "open"}).leads(ipaddress.ip_address("8.8.8.8"), "dns.google", 443, NOW)
 
 
 def test_without_a_policy_nobody_gets_out() -> None:
