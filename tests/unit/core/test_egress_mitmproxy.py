@@ -35,7 +35,7 @@ def test_the_policy_is_known() -> None:
 
 
 def test_the_options_are_known() -> None:
-    check_golden("egress/mitmproxy-config.yaml", egress_mitmproxy.options(FENCE, "/var/lib/x", "/etc/ssl/ca.pem"))
+    check_golden("egress/mitmproxy-config.json", egress_mitmproxy.options(FENCE, "/var/lib/x", "/etc/ssl/ca.pem"))
 
 
 def test_the_command_becomes_another_user() -> None:
