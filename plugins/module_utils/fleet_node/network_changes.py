@@ -127,7 +127,8 @@ class Changes:
             run(["systemctl", "daemon-reload"])
             self._start_timer(before.ident, seconds)
         except BaseException:
-            self._forget(before.ident)
+            with self._locked():
+                self._forget(before.ident)
             raise
         return pending
 
@@ -150,7 +151,7 @@ class Changes:
                     f"was made over; close that first (meta: reset_connection)"
                 )
             self._record(pending.ident, "confirmed")
-        self._forget(pending.ident)
+            self._forget(pending.ident)
         return True
 
     def keep(self, ident: str) -> None:
@@ -158,7 +159,7 @@ class Changes:
         with self._locked():
             self.check_waiting(ident)
             self._record(ident, "confirmed")
-        self._forget(ident)
+            self._forget(ident)
 
     def check_waiting(self, ident: str) -> None:
         """Raise TimedOut if a change does not wait any more."""
@@ -181,7 +182,6 @@ class Changes:
         )
         if self.pending() is not None:
             raise StateDamaged(f"{self.folder}: the rollback did not finish: {' '.join(done.stderr.split())[:1000]}")
-        shutil.rmtree(self.folder / network_rollback.SAVED, ignore_errors=True)
         return True
 
     def last(self) -> dict[str, Any]:
@@ -223,7 +223,10 @@ class Changes:
         (self.folder / network_rollback.PENDING).unlink()
 
     def _forget(self, ident: str) -> None:
-        """Take away what would roll back: whatever of it remains finds no change that waits."""
+        """Take away what would roll back: whatever of it remains finds no change that waits.
+
+        With the lock held: what lies there may be the next change's otherwise, which then could not be rolled back.
+        """
         (self.folder / network_rollback.PENDING).unlink(missing_ok=True)
         for path in (network_rollback.BOOT_LINK, network_rollback.BOOT_FILE):
             Path(path).unlink(missing_ok=True)

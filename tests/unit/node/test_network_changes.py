@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -169,6 +170,33 @@ def test_a_change_whose_time_nobody_keeps_is_rolled_back_by_the_next(
     assert not new.exists()
     assert changes.pending() is None
     assert changes.roll_back("asked") is False
+
+
+@pytest.mark.parametrize("end", [lambda one: one.confirm("", NEW), lambda one: one.keep("0a0b0c0d")])
+def test_a_change_that_begins_while_another_is_confirmed_can_be_rolled_back(
+    changes: Changes, systemd: Systemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Any
+) -> None:
+    file = tmp_path / "interfaces"
+    file.write_text("as it was\n")
+    changes.arm(before(changes), 60.0, OLD)
+    second = Before("11111111", str(changes.folder), 60.0, (SavedFile(str(file), "0"),))
+    thread = threading.Thread(target=lambda: Changes(changes.folder.parent).arm(second, 60.0, NEW))
+
+    def attempt(argv: list[str], *_rest: Any) -> Any:
+        if argv[:2] == ["systemctl", "stop"] and not thread.is_alive() and thread.ident is None:
+            thread.start()
+            thread.join(0.3)
+        return systemd.attempt(argv)
+
+    monkeypatch.setattr(network_changes, "attempt", attempt)
+    end(changes)
+    thread.join(10)
+    pending = changes.pending()
+    assert pending is not None
+    assert pending.ident == "11111111"
+    assert '"11111111"' in (changes.folder / "rollback.sh").read_text()
+    assert (changes.folder / "saved" / "0").read_text() == "as it was\n"
+    assert Path(network_rollback.BOOT_LINK).exists()
 
 
 def test_a_rollback_that_does_not_finish_is_an_error(changes: Changes) -> None:
