@@ -48,7 +48,7 @@ FOLDERS = "/var/lib"
 USER = "proxy"
 LOG = "proxy.log"
 _CERTIFICATE = "proxy.pem"
-_SQUID_LOG, _READY = "squid.log", b"Accepting "
+SQUID_LOG, _READY = "squid.log", b"Accepting "
 _LONGEST_LOG = 64 * 1024 * 1024
 _RELOADED = 5.0  # seconds within which squid reads its configuration again
 _TRUSTED = "/etc/ssl/certs/ca-certificates.crt"
@@ -179,7 +179,7 @@ def publish(store: EgressStore, record: Record) -> None:
 
 def reload(store: EgressStore, services: Services) -> None:
     """Let squid read its configuration again, and wait until it has."""
-    path = folder_of(store) / _SQUID_LOG
+    path = folder_of(store) / SQUID_LOG
     before = len(_content(path))
     if not services.hang_up([egress_services.PROXY]):
         return

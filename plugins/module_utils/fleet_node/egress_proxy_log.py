@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +73,9 @@ class ProxyLog:
         with contextlib.suppress(OSError):
             descriptor = os.open(self.path, os.O_RDWR | _FLAGS)
             with os.fdopen(descriptor, "r+b") as file:
-                if os.fstat(descriptor).st_size <= largest:
+                found = os.fstat(descriptor)
+                # A second name of a file that is somewhere else must not be emptied here.
+                if found.st_size <= largest or not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
                     return False
                 self._shift(kept)
                 self._copy(file.fileno())

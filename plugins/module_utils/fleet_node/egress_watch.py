@@ -73,7 +73,9 @@ class Watch:
         self._events: egress_nflog.Events | None = None
         self._looked = 0.0
         self._questions = egress_questions.Questions(self.store)
-        self._proxied = egress_proxy_log.ProxyLog(egress_proxies.folder_of(self.store) / egress_proxies.LOG)
+        proxy = egress_proxies.folder_of(self.store)
+        self._proxied = egress_proxy_log.ProxyLog(proxy / egress_proxies.LOG)
+        self._of_squid = egress_proxy_log.ProxyLog(proxy / egress_proxies.SQUID_LOG)
         self._names: dict[int, str] = {}
         self._own: set[str] = set()
         self._due: dict[str, float] = {}
@@ -100,8 +102,12 @@ class Watch:
             ("gather", GATHER, self._gathered),
             ("tick", TICK, self.tick),
             ("count", COUNT, self._count),
-            ("logs", COUNT, self._proxied.keep_small),
+            ("logs", COUNT, self._keep_small),
         ]
+
+    def _keep_small(self) -> None:
+        self._proxied.keep_small()
+        self._of_squid.keep_small(kept=1)  # guests can make squid complain
 
     def _end(self, *_signal: Any) -> None:
         self._ending = True

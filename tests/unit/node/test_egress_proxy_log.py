@@ -92,3 +92,13 @@ def test_links_are_not_followed(log: ProxyLog, tmp_path: Path) -> None:
     os.symlink(secret, log.path.with_name("proxy.log.1"))
     assert log.keep_small(largest=1)
     assert secret.read_text() == "of others" * 10
+
+
+def test_what_has_a_name_elsewhere_is_left_alone(log: ProxyLog, tmp_path: Path) -> None:
+    """The folder is the proxy's own: it might link files of others there, where the kernel lets it."""
+    other = tmp_path / "other"
+    other.write_text("precious\n")
+    os.link(other, log.path)
+    assert not log.keep_small(largest=1)
+    assert other.read_text() == "precious\n"
+    assert not log.path.with_name("proxy.log.1").exists()

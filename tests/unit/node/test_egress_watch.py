@@ -13,7 +13,7 @@ import pytest
 from fleet_core import egress
 from fleet_core.changes import Change
 from fleet_core.fences import Fence
-from fleet_node import egress_engine, egress_watch
+from fleet_node import egress_engine, egress_proxies, egress_proxy_log, egress_watch
 from fleet_node.egress_plans import Planned
 from fleet_node.egress_store import UNFINISHED, EgressStore, Record
 
@@ -115,3 +115,20 @@ def test_rules_of_another_version_are_left_alone(
     watch.tick()
     assert watch.refreshed == []  # type: ignore[attr-defined]
     assert capsys.readouterr().err.count("another version has put the policy in force") == 1
+
+
+def test_what_guests_make_squid_write_is_kept_small(
+    kernel: Backend, state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(egress_proxies, "FOLDERS", str(tmp_path / "var"))
+    watch = egress_watch.Watch(egress_engine.Engine(state_dir))
+    folder = egress_proxies.folder_of(watch.store)
+    folder.mkdir(parents=True)
+    for name in ("proxy.log", "squid.log"):
+        with (folder / name).open("wb") as file:
+            file.truncate(egress_proxy_log.LARGEST + 1)
+    for name, _pause, work in watch._chores():
+        if name == "logs":
+            work()
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert sizes["proxy.log"] == sizes["squid.log"] == 0
