@@ -25,7 +25,7 @@ class Ports:
     """Ranges of ports until a time; no ranges are all ports, no time is for ever."""
 
     def __init__(self, ports: Sequence[Sequence[int]], until: int) -> None:
-        self._ranges = [(first, last) for first, last in ports]
+        self._ranges = [(ends[0], ends[1]) for ends in ports]
         self._until = until
 
     def opens(self, port: int, now: float) -> bool:

@@ -325,13 +325,13 @@ def _special(declaration: Declaration) -> tuple[tuple[str, ...], tuple[str, ...]
 def _with_peers(guests: Sequence[Guest], policies: Mapping[str, Effective]) -> tuple[Guest, ...]:
     """Return guests with those of their bridge that they may talk to: both must have the other among their peers."""
 
-    def wants(guest: Guest, other: Guest) -> bool:
-        policy = policies[guest.scope]
+    def wants(one: Guest, peer: Guest) -> bool:
+        policy = policies[one.scope]
         if policy.mode == "locked" or policy.peers == "none":
             return False
         if policy.peers == "project":
-            return bool(guest.project) and guest.project == other.project
-        return other.name in policy.peers
+            return bool(one.project) and one.project == peer.project
+        return peer.name in policy.peers
 
     by_name = {(guest.bridge, guest.name): guest for guest in guests}
     by_project: dict[tuple[str, str], list[Guest]] = {}

@@ -17,12 +17,12 @@ from fleet_core.errors import Exhausted
 WIDE = {"name": "br", "address": "192.168.100.1/24", "address6": "fd00:100::1/64"}
 
 
-def declared(count: int, network: dict[str, Any] = WIDE, **machine: Any) -> Declaration:
+def declared(count: int, network: dict[str, Any] | None = None, **machine: Any) -> Declaration:
     machines = [
         {"name": f"m-{number}", "network": "br", "mac": f"52:54:00:00:00:{number:02x}", **machine}
         for number in range(count)
     ]
-    return parse({"networks": [network], "machines": machines})
+    return parse({"networks": [network or WIDE], "machines": machines})
 
 
 def addresses(declaration: Declaration) -> dict[str, tuple[str, str]]:
