@@ -326,8 +326,9 @@ class Engine:
         self.step("forgotten")
         if left.cut or left.moved:
             egress_flows.cut(wanted.fence, rules.learned, left.cut, left.moved, self._second())
-        if left.proxied and wanted.fence.proxy.kind == egress_proxies.SQUID:
-            egress_flows.cut_proxied(left.proxied, wanted.fence.proxy.port)
+        squid = wanted.fence.proxy.kind == egress_proxies.SQUID
+        if squid and not egress_flows.cut_proxied(left.proxied, wanted.fence.proxy.port):
+            self.services.end([egress_services.PROXY])
         self.step("cut")
 
     def _drifted(self, record: Record, wanted: Wanted, exact: bool) -> bool:

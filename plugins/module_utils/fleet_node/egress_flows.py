@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fleet_core.egress_conntrack import Tracked, tracked
-    from fleet_core.errors import ProcessFailed
     from fleet_core.fences import Fence
     from fleet_core.flows import Flow, permitted
 else:
     try:
         from ..fleet_core.egress_conntrack import Tracked, tracked
-        from ..fleet_core.errors import ProcessFailed
         from ..fleet_core.fences import Fence
         from ..fleet_core.flows import Flow, permitted
     except ImportError:  # installed as a top-level package
         from fleet_core.egress_conntrack import Tracked, tracked
-        from fleet_core.errors import ProcessFailed
         from fleet_core.fences import Fence
         from fleet_core.flows import Flow, permitted
 
@@ -78,17 +75,23 @@ def _delete(one: Tracked) -> int:
     return 1 if done.returncode == 0 else 0  # it may have ended meanwhile
 
 
-def cut_proxied(addresses: Iterable[str], port: int) -> int:
-    """End connections of guests to the proxy, and return how many they were.
+def cut_proxied(addresses: Iterable[str], port: int) -> bool:
+    """End connections of guests to the proxy, and return whether they have ended.
 
-    To forget them in conntrack would not end them: the proxy stays open, and goes on with those that it has.
+    To forget them in conntrack would not end them: the proxy stays open, and goes on with those that it has. A kernel
+    without CONFIG_INET_DIAG_DESTROY does nothing, and says nothing of it.
     """
-    count = 0
+    done = True
     for address in sorted(set(addresses)):
-        shown = f"[{address}]" if ":" in address else address
-        try:
-            text = egress_commands.run(["ss", "-KHnt", "dst", shown, "sport", "=", f":{port}"])
-        except ProcessFailed:  # a kernel without CONFIG_INET_DIAG_DESTROY
-            continue
-        count += len(text.splitlines())
-    return count
+        where = ["dst", f"[{address}]" if ":" in address else address, "sport", "=", f":{port}"]
+        before = _established(where)
+        if before:
+            egress_commands.attempt(["ss", "-KHnt", *where])
+            done = done and not before & _established(where)
+    return done
+
+
+def _established(where: Iterable[str]) -> set[str]:
+    """Return both ends of each connection that is open."""
+    text = egress_commands.run(["ss", "-Hnt", "state", "established", *where])
+    return {" ".join(line.split()[-2:]) for line in text.splitlines()}

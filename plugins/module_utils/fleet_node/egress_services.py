@@ -141,12 +141,19 @@ class Services:
 
         Returns whether one of them runs.
         """
+        return self._signal(idents, signal.SIGHUP)
+
+    def end(self, idents: Iterable[str]) -> bool:
+        """End those that run, with their connections; fleetd starts them again. Returns whether one of them runs."""
+        return self._signal(idents, signal.SIGTERM)
+
+    def _signal(self, idents: Iterable[str], number: int) -> bool:
         wanted, any_runs = set(idents), False
         with contextlib.suppress(FleetError):
             for ident, view in self.views().items():
                 if ident in wanted and int(view.get("pid") or 0) > 1:
                     with contextlib.suppress(OSError):
-                        os.kill(int(view["pid"]), signal.SIGHUP)
+                        os.kill(int(view["pid"]), number)
                         any_runs = True
         return any_runs
 
