@@ -167,7 +167,7 @@ def _rules(expressions: list[dict[str, Any]]) -> Iterator[Rule]:
     matches: list[Match] = []
     drops = any(kind in one for one in expressions for kind in (DROP, "reject"))
     for one in expressions:
-        kind, value = next(iter(one.items()), ("", None))
+        kind, value = next(iter(one.items()), ("", {}))
         if kind == "match":
             matches.append(_match(value))
         elif kind == "xt" and (value or {}).get("type", "match") == "match":
