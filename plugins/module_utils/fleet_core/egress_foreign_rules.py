@@ -167,7 +167,7 @@ def _rules(expressions: list[dict[str, Any]]) -> Iterator[Rule]:
     matches: list[Match] = []
     drops = any(kind in one for one in expressions for kind in (DROP, "reject"))
     for one in expressions:
-        kind, value = next(iter(one.items()), ("", {}))
+        kind, value = _only(one)
         if kind == "match":
             matches.append(_match(value))
         elif kind == "xt" and (value or {}).get("type", "match") == "match":
@@ -222,11 +222,17 @@ def _values(right: Any) -> Iterator[str | tuple[int, int]]:
         yield right
 
 
+def _only(statement: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return the one key of a statement, which is its kind, and its value."""
+    nothing: tuple[str, Any] = ("", {})
+    return next(iter(statement.items()), nothing)
+
+
 def _mapped(matches: list[Match], value: Mapping[str, Any]) -> Iterator[Rule]:
     key = _key(value["key"])
     data = value["data"].get("set", ()) if isinstance(value["data"], dict) else ()
     for found, verdict in data:
-        kind, target = next(iter(verdict.items()), ("", None))
+        kind, target = _only(verdict)
         values = tuple(_values(found))
         match = Match(key if values else "", values)
         yield Rule((*matches, match), kind, target["target"] if isinstance(target, dict) else "")
