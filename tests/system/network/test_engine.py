@@ -203,7 +203,7 @@ def test_rules_that_others_flush_come_back(lab: Lab, product: Product) -> None:
     with lab.gateway.inside():
         fence = product.fence
         wait_for(lambda: rules.loaded(fence), "the watch loads them", 15)
-    said = wait_for(lambda: _said(product, "not those that were applied"), "the watch says so", 5)
+    said = wait_for(lambda: _said(product, "not those that were applied"), "the watch says so", 30)
     assert "load the rules again" in said
 
 
